@@ -1,0 +1,276 @@
+"""The workloads on asyncio, and on uvloop, which is asyncio with another event loop.
+
+Variants: `asyncio`, `uvloop`, and `asyncio_eager` (tasks run at once up to their first suspension).
+Thread safe: no. One event loop, one thread.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextvars
+import socket
+from contextlib import contextmanager, suppress
+from typing import TYPE_CHECKING, Any, cast
+
+from workloads import allocating_kernel, arithmetic_kernel, sleep_seconds
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Coroutine, Iterator
+
+type Run = Callable[[Coroutine[Any, Any, Any]], Any]
+
+
+@contextmanager
+def runtime(variant: str, workers: int) -> Iterator[Run]:
+    """An event loop; yields the function that runs a coroutine in it."""
+    with asyncio.Runner(loop_factory=loop_factory(variant)) as runner:
+        yield runner.run
+
+
+def loop_factory(variant: str) -> Callable[[], asyncio.AbstractEventLoop]:
+    """What makes the event loop of a variant."""
+    if variant == "uvloop":
+        import uvloop
+
+        factory: Callable[[], asyncio.AbstractEventLoop] = uvloop.new_event_loop
+        return factory
+    if variant == "asyncio_eager":
+        return eager_loop
+    return asyncio.new_event_loop
+
+
+def eager_loop() -> asyncio.AbstractEventLoop:
+    """A loop whose tasks start at once."""
+    loop = asyncio.new_event_loop()
+    loop.set_task_factory(asyncio.eager_task_factory)
+    return loop
+
+
+async def inherits_context(variable: contextvars.ContextVar[int], value: int) -> bool:
+    """Whether a task sees its parent's context and keeps its own changes to itself."""
+
+    async def child() -> bool:
+        seen = variable.get(None)
+        variable.set(value + 1)
+        await asyncio.sleep(0)
+        return seen == value
+
+    variable.set(value)
+    return await asyncio.create_task(child()) and variable.get() == value
+
+
+# --- Scheduling ---------------------------------------------------------------------------------
+
+
+async def spawn_many(count: int) -> int:
+    """`count` tasks, one yield each."""
+
+    async def task(number: int) -> int:
+        await asyncio.sleep(0)
+        return number
+
+    return sum(await asyncio.gather(*[task(number) for number in range(count)]))
+
+
+async def yield_many(tasks: int, yields: int) -> int:
+    """`tasks` tasks that yield over and over."""
+
+    async def task() -> int:
+        for _ in range(yields):
+            await asyncio.sleep(0)
+        return yields
+
+    return sum(await asyncio.gather(*[task() for _ in range(tasks)]))
+
+
+async def ping_pong(rounds: int) -> int:
+    """A child, a message there, a message back, the child's result; parent and child suspend."""
+    loop = asyncio.get_running_loop()
+
+    async def child(ping: asyncio.Future[int], pong: asyncio.Future[int], number: int) -> int:
+        ping.set_result(number)
+        return await pong
+
+    total = 0
+    for number in range(rounds):
+        ping: asyncio.Future[int] = loop.create_future()
+        pong: asyncio.Future[int] = loop.create_future()
+        task = asyncio.create_task(child(ping, pong, number))
+        pong.set_result(await ping + 1)
+        total += await task
+    return total
+
+
+async def chained_spawn(depth: int, chains: int) -> int:
+    """A task that spawns and awaits a task that spawns and awaits a task..."""
+
+    async def link(left: int) -> int:
+        if left == 1:
+            await asyncio.sleep(0)
+            return 1
+        return 1 + await asyncio.create_task(link(left - 1))
+
+    total = 0
+    for _ in range(chains):
+        total += await asyncio.create_task(link(depth))
+    return total
+
+
+async def mpsc(producers: int, each: int) -> int:
+    """Several producers, one consumer, a bounded queue."""
+    queue: asyncio.Queue[int] = asyncio.Queue(128)
+
+    async def produce() -> None:
+        for number in range(each):
+            await queue.put(number)
+
+    tasks = [asyncio.create_task(produce()) for _ in range(producers)]
+    total = 0
+    for _ in range(producers * each):
+        total += await queue.get()
+    await asyncio.gather(*tasks)
+    return total
+
+
+async def sleepers(count: int) -> int:
+    """`count` tasks that sleep at the same time."""
+
+    async def task(number: int) -> int:
+        await asyncio.sleep(sleep_seconds(number))
+        return number
+
+    return sum(await asyncio.gather(*[task(number) for number in range(count)]))
+
+
+async def timeouts(count: int) -> int:
+    """Timeouts that never fire."""
+    done = 0
+    for _ in range(count):
+        async with asyncio.timeout(10):
+            await asyncio.sleep(0)
+            done += 1
+    return done
+
+
+async def cpu(kernel: Callable[[int], int], tasks: int, rounds: int) -> int:
+    """Tasks that compute, with a yield after each kernel."""
+
+    async def task(number: int) -> int:
+        total = 0
+        for step in range(rounds):
+            total += kernel(number + step)
+            await asyncio.sleep(0)
+        return total
+
+    return sum(await asyncio.gather(*[task(number) for number in range(tasks)]))
+
+
+async def cpu_allocating(tasks: int, rounds: int) -> int:
+    """`cpu` with the kernel that allocates."""
+    return await cpu(allocating_kernel, tasks, rounds)
+
+
+async def cpu_arithmetic(tasks: int, rounds: int) -> int:
+    """`cpu` with the kernel that does not."""
+    return await cpu(arithmetic_kernel, tasks, rounds)
+
+
+# --- Costs --------------------------------------------------------------------------------------
+
+
+def start_stop(variant: str, workers: int, rounds: int) -> int:
+    """Start an event loop, run one task, stop it."""
+
+    async def task() -> int:
+        await asyncio.sleep(0)
+        return 1
+
+    total = 0
+    for _ in range(rounds):
+        with runtime(variant, workers) as run:
+            total += run(task())
+    return total
+
+
+async def park_tasks(count: int, hold: bool) -> object:
+    """Leave `count` tasks parked; returns what has to be kept alive: here, always the tasks."""
+    never: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+
+    async def parked() -> None:
+        await never
+
+    tasks = [asyncio.create_task(parked()) for _ in range(count)]
+    await asyncio.sleep(0)
+    return never, tasks
+
+
+async def pause(seconds: float) -> None:
+    """Sleep."""
+    await asyncio.sleep(seconds)
+
+
+# --- Echo ---------------------------------------------------------------------------------------
+
+
+def serve_echo(variant: str, style: str, workers: int, announce: Callable[[int], None]) -> None:
+    """Serve for ever."""
+    serve = {"protocol": serve_protocol, "streams": serve_streams, "sock": serve_sock}[style]
+    with runtime(variant, workers) as run:
+        run(serve(announce))
+
+
+class Echo(asyncio.Protocol):
+    """asyncio's callback style, its fastest."""
+
+    transport: asyncio.Transport
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """Keep the transport; asyncio sets TCP_NODELAY itself."""
+        self.transport = cast("asyncio.Transport", transport)  # uvloop's is one only by its looks
+
+    def data_received(self, data: bytes) -> None:
+        """Send it back."""
+        self.transport.write(data)
+
+
+async def serve_protocol(announce: Callable[[int], None]) -> None:
+    """Echo with a protocol."""
+    server = await asyncio.get_running_loop().create_server(Echo, "127.0.0.1", 0, backlog=1024)
+    announce(server.sockets[0].getsockname()[1])
+    await server.serve_forever()
+
+
+async def serve_streams(announce: Callable[[int], None]) -> None:
+    """Echo with a reader and a writer."""
+
+    async def serve_client(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        with suppress(OSError):  # the client went away
+            while data := await reader.read(65536):
+                writer.write(data)
+                await writer.drain()
+        writer.close()
+
+    server = await asyncio.start_server(serve_client, "127.0.0.1", 0, backlog=1024)
+    announce(server.sockets[0].getsockname()[1])
+    await server.serve_forever()
+
+
+async def serve_sock(announce: Callable[[int], None]) -> None:
+    """Echo with the event loop's socket coroutines."""
+    loop = asyncio.get_running_loop()
+
+    async def serve_client(client: socket.socket) -> None:
+        with client, suppress(OSError):  # the client went away
+            while data := await loop.sock_recv(client, 65536):
+                await loop.sock_sendall(client, data)
+
+    tasks: set[asyncio.Task[None]] = set()
+    with socket.create_server(("127.0.0.1", 0), backlog=1024) as listener:
+        listener.setblocking(False)
+        announce(listener.getsockname()[1])
+        while True:
+            client, _ = await loop.sock_accept(listener)
+            client.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            task = asyncio.create_task(serve_client(client))
+            tasks.add(task)
+            task.add_done_callback(tasks.discard)

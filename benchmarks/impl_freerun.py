@@ -1,0 +1,254 @@
+"""The workloads on freerun.
+
+Variants: `freerun` (the work-stealing pool with `--workers` threads) and `freerun_ct` (the
+current-thread flavour). contextvars are always on.
+"""
+
+from __future__ import annotations
+
+import contextvars
+import importlib
+from contextlib import contextmanager, suppress
+from typing import TYPE_CHECKING, Any
+
+from workloads import Unsupported, allocating_kernel, arithmetic_kernel, sleep_seconds
+
+import freerun
+from freerun.net import TcpListener
+from freerun.sync import oneshot
+from freerun.time import sleep
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Coroutine, Iterator
+
+    from freerun.net import TcpStream
+
+type Run = Callable[[Coroutine[Any, Any, Any]], Any]
+
+
+@contextmanager
+def runtime(variant: str, workers: int) -> Iterator[Run]:
+    """A runtime; yields the function that runs a coroutine in it."""
+    if variant == "freerun_ct":
+        builder = freerun.Builder.new_current_thread()
+    else:
+        builder = freerun.Builder().worker_threads(workers)
+    with builder.build() as running:
+        yield running.block_on
+
+
+def needed(module: str, name: str) -> Any:
+    """`module.name`, or Unsupported while freerun does not have it yet."""
+    try:
+        return getattr(importlib.import_module(module), name)
+    except (ImportError, AttributeError):
+        raise Unsupported(f"there is no {module}.{name} yet") from None
+
+
+async def inherits_context(variable: contextvars.ContextVar[int], value: int) -> bool:
+    """Whether a task sees its parent's context and keeps its own changes to itself."""
+
+    async def child() -> bool:
+        seen = variable.get(None)
+        variable.set(value + 1)
+        await freerun.yield_now()
+        return seen == value
+
+    variable.set(value)
+    return await freerun.spawn(child) and variable.get() == value
+
+
+# --- Scheduling ---------------------------------------------------------------------------------
+
+
+async def spawn_many(count: int) -> int:
+    """`count` tasks, one yield each."""
+
+    async def task(number: int) -> int:
+        await freerun.yield_now()
+        return number
+
+    handles = [freerun.spawn(task, number) for number in range(count)]
+    total = 0
+    for handle in handles:
+        total += await handle
+    return total
+
+
+async def yield_many(tasks: int, yields: int) -> int:
+    """`tasks` tasks that yield over and over."""
+
+    async def task() -> int:
+        for _ in range(yields):
+            await freerun.yield_now()
+        return yields
+
+    handles = [freerun.spawn(task) for _ in range(tasks)]
+    total = 0
+    for handle in handles:
+        total += await handle
+    return total
+
+
+async def ping_pong(rounds: int) -> int:
+    """A child, a message there, a message back, the child's result; parent and child suspend."""
+
+    async def child(ping: oneshot.Sender[int], pong: oneshot.Receiver[int], number: int) -> int:
+        ping.send(number)
+        return await pong
+
+    total = 0
+    for number in range(rounds):
+        ping, pinged = oneshot.channel()
+        ponged, pong = oneshot.channel()
+        handle = freerun.spawn(child, ping, pong, number)
+        ponged.send(await pinged + 1)
+        total += await handle
+    return total
+
+
+async def chained_spawn(depth: int, chains: int) -> int:
+    """A task that spawns and awaits a task that spawns and awaits a task..."""
+
+    async def link(left: int) -> int:
+        if left == 1:
+            await freerun.yield_now()
+            return 1
+        below: int = await freerun.spawn(link, left - 1)
+        return 1 + below
+
+    total = 0
+    for _ in range(chains):
+        total += await freerun.spawn(link, depth)
+    return total
+
+
+async def mpsc(producers: int, each: int) -> int:
+    """Several producers, one consumer, a bounded channel."""
+    sender, receiver = needed("freerun.sync", "mpsc").channel(128)
+
+    async def produce(mine: Any) -> None:
+        for number in range(each):
+            await mine.send(number)
+
+    handles = [freerun.spawn(produce, sender.clone()) for _ in range(producers)]
+    total = 0
+    for _ in range(producers * each):
+        total += await receiver.recv()
+    for handle in handles:
+        await handle
+    return total
+
+
+async def sleepers(count: int) -> int:
+    """`count` tasks that sleep at the same time."""
+
+    async def task(number: int) -> int:
+        await sleep(sleep_seconds(number))
+        return number
+
+    handles = [freerun.spawn(task, number) for number in range(count)]
+    total = 0
+    for handle in handles:
+        total += await handle
+    return total
+
+
+async def timeouts(count: int) -> int:
+    """Timeouts that never fire."""
+    timeout = needed("freerun.time", "timeout")
+    done = 0
+    for _ in range(count):
+        async with timeout(10):
+            await freerun.yield_now()
+            done += 1
+    return done
+
+
+async def cpu(kernel: Callable[[int], int], tasks: int, rounds: int) -> int:
+    """Tasks that compute, with a yield after each kernel."""
+
+    async def task(number: int) -> int:
+        total = 0
+        for step in range(rounds):
+            total += kernel(number + step)
+            await freerun.yield_now()
+        return total
+
+    handles = [freerun.spawn(task, number) for number in range(tasks)]
+    total = 0
+    for handle in handles:
+        total += await handle
+    return total
+
+
+async def cpu_allocating(tasks: int, rounds: int) -> int:
+    """`cpu` with the kernel that allocates."""
+    return await cpu(allocating_kernel, tasks, rounds)
+
+
+async def cpu_arithmetic(tasks: int, rounds: int) -> int:
+    """`cpu` with the kernel that does not."""
+    return await cpu(arithmetic_kernel, tasks, rounds)
+
+
+# --- Costs --------------------------------------------------------------------------------------
+
+
+def start_stop(variant: str, workers: int, rounds: int) -> int:
+    """Build a runtime, run one task, shut it down."""
+
+    async def task() -> int:
+        await freerun.yield_now()
+        return 1
+
+    total = 0
+    for _ in range(rounds):
+        with runtime(variant, workers) as run:
+            total += run(task())
+    return total
+
+
+async def park_tasks(count: int, hold: bool) -> object:
+    """Leave `count` tasks parked; returns what has to be kept alive."""
+    park = needed("freerun.lowlevel", "park")
+
+    async def parked() -> None:
+        while True:
+            await park()
+
+    kept: list[object] = []
+    for _ in range(count):
+        handle = freerun.spawn(parked)
+        if hold:
+            kept.append(handle)
+    return kept
+
+
+async def pause(seconds: float) -> None:
+    """Sleep."""
+    await sleep(seconds)
+
+
+# --- Echo ---------------------------------------------------------------------------------------
+
+
+def serve_echo(variant: str, style: str, workers: int, announce: Callable[[int], None]) -> None:
+    """Serve for ever."""
+    with runtime(variant, workers) as run:
+        run(serve(announce))
+
+
+async def serve(announce: Callable[[int], None]) -> None:
+    """Echo with streams, a task for each connection; they have TCP_NODELAY set."""
+
+    async def serve_client(stream: TcpStream) -> None:
+        async with stream:
+            with suppress(OSError):  # the client went away
+                while data := await stream.read(65536):
+                    await stream.write_all(data)
+
+    async with TcpListener.bind("127.0.0.1:0") as listener:
+        announce(listener.local_addr[1])
+        async for stream, _ in listener:
+            freerun.spawn(serve_client, stream)

@@ -1,0 +1,240 @@
+"""The workloads on TonIO, by its `async` face (`tonio.colored`).
+
+Variants: `tonio_ctx` (`context=True`, so that contextvars work as everyone else's do) and `tonio`
+(its default, without). TonIO has one runtime per process and polls I/O and timers on one thread
+more than `threads`. Where its documentation offers several ways, the fastest is taken: raw sockets
+as in its own benchmark, `spawn(*coroutines)` for many at once.
+"""
+
+# mypy: disable-error-code="import-untyped, import-not-found"
+
+from __future__ import annotations
+
+import contextvars
+import socket as stdlib_socket
+from contextlib import contextmanager, suppress
+from typing import TYPE_CHECKING, Any
+
+import tonio.colored as tonio
+from tonio.colored import time as tonio_time
+from tonio.colored.net import socket
+from tonio.colored.sync import channel
+from workloads import Unsupported, allocating_kernel, arithmetic_kernel, sleep_seconds
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Coroutine, Iterator
+
+type Run = Callable[[Coroutine[Any, Any, Any]], Any]
+
+
+@contextmanager
+def runtime(variant: str, workers: int) -> Iterator[Run]:
+    """The runtime; yields the function that runs a coroutine in it."""
+    yield tonio.runtime(threads=workers, context=variant == "tonio_ctx").run_until_complete
+
+
+async def inherits_context(variable: contextvars.ContextVar[int], value: int) -> bool:
+    """Whether a task sees its parent's context and keeps its own changes to itself."""
+
+    async def child() -> bool:
+        seen = variable.get(None)
+        variable.set(value + 1)
+        await tonio.yield_now()
+        return seen == value
+
+    variable.set(value)
+    inherited: bool = await tonio.spawn(child())
+    return inherited and variable.get() == value
+
+
+# --- Scheduling ---------------------------------------------------------------------------------
+
+
+async def spawn_many(count: int) -> int:
+    """`count` tasks, one yield each."""
+
+    async def task(number: int) -> int:
+        await tonio.yield_now()
+        return number
+
+    return sum(await tonio.spawn(*[task(number) for number in range(count)]))
+
+
+async def yield_many(tasks: int, yields: int) -> int:
+    """`tasks` tasks that yield over and over."""
+
+    async def task() -> int:
+        for _ in range(yields):
+            await tonio.yield_now()
+        return yields
+
+    return sum(await tonio.spawn(*[task() for _ in range(tasks)]))
+
+
+async def ping_pong(rounds: int) -> int:
+    """A child, a message there, a message back, the child's result; parent and child suspend.
+
+    A oneshot is an Event and a Result, as in TonIO's own sources.
+    """
+
+    async def child(
+        ping: tonio.Event,
+        pinged: tonio.Result,
+        pong: tonio.Event,
+        ponged: tonio.Result,
+        number: int,
+    ) -> int:
+        pinged.store(number)
+        ping.set()
+        await pong.waiter(None)
+        reply: int = ponged.fetch()
+        return reply
+
+    total = 0
+    for number in range(rounds):
+        ping, pinged = tonio.Event(), tonio.Result()
+        pong, ponged = tonio.Event(), tonio.Result()
+        task = tonio.spawn(child(ping, pinged, pong, ponged, number))
+        await ping.waiter(None)
+        ponged.store(pinged.fetch() + 1)
+        pong.set()
+        total += await task
+    return total
+
+
+async def chained_spawn(depth: int, chains: int) -> int:
+    """A task that spawns and awaits a task that spawns and awaits a task..."""
+
+    async def link(left: int) -> int:
+        if left == 1:
+            await tonio.yield_now()
+            return 1
+        below: int = await tonio.spawn(link(left - 1))
+        return 1 + below
+
+    total = 0
+    for _ in range(chains):
+        total += await tonio.spawn(link(depth))
+    return total
+
+
+async def mpsc(producers: int, each: int) -> int:
+    """Several producers, one consumer, a bounded channel."""
+    sender, receiver = channel.channel(128)
+
+    async def produce() -> None:
+        for number in range(each):
+            await sender.send(number)
+
+    tasks = tonio.spawn.without_results(*[produce() for _ in range(producers)])
+    total = 0
+    for _ in range(producers * each):
+        total += await receiver.receive()
+    await tasks
+    return total
+
+
+async def sleepers(count: int) -> int:
+    """`count` tasks that sleep at the same time."""
+
+    async def task(number: int) -> int:
+        await tonio.sleep(sleep_seconds(number))
+        return number
+
+    return sum(await tonio.spawn(*[task(number) for number in range(count)]))
+
+
+async def timeouts(count: int) -> int:
+    """Timeouts that never fire."""
+
+    async def body() -> int:
+        await tonio.yield_now()
+        return 1
+
+    done = 0
+    for _ in range(count):
+        result, in_time = await tonio_time.timeout(body(), 10)
+        assert in_time
+        done += result
+    return done
+
+
+async def cpu(kernel: Callable[[int], int], tasks: int, rounds: int) -> int:
+    """Tasks that compute, with a yield after each kernel."""
+
+    async def task(number: int) -> int:
+        total = 0
+        for step in range(rounds):
+            total += kernel(number + step)
+            await tonio.yield_now()
+        return total
+
+    return sum(await tonio.spawn(*[task(number) for number in range(tasks)]))
+
+
+async def cpu_allocating(tasks: int, rounds: int) -> int:
+    """`cpu` with the kernel that allocates."""
+    return await cpu(allocating_kernel, tasks, rounds)
+
+
+async def cpu_arithmetic(tasks: int, rounds: int) -> int:
+    """`cpu` with the kernel that does not."""
+    return await cpu(arithmetic_kernel, tasks, rounds)
+
+
+# --- Costs --------------------------------------------------------------------------------------
+
+
+def start_stop(variant: str, workers: int, rounds: int) -> int:
+    """Not possible."""
+    raise Unsupported("TonIO has one runtime per process")
+
+
+async def park_tasks(count: int, hold: bool) -> object:
+    """Leave `count` tasks parked; returns what has to be kept alive."""
+    never = tonio.Event()
+
+    async def parked() -> None:
+        await never.waiter(None)
+
+    kept: list[object] = [never]
+    for _ in range(count):
+        if hold:
+            kept.append(tonio.spawn(parked()))
+        else:
+            tonio.spawn.without_tracking(parked())
+    return kept
+
+
+async def pause(seconds: float) -> None:
+    """Sleep."""
+    await tonio.sleep(seconds)
+
+
+# --- Echo ---------------------------------------------------------------------------------------
+
+
+def serve_echo(variant: str, style: str, workers: int, announce: Callable[[int], None]) -> None:
+    """Serve for ever."""
+    with runtime(variant, workers) as run:
+        run(serve(announce))
+
+
+async def serve(announce: Callable[[int], None]) -> None:
+    """Echo with raw sockets, as TonIO's own benchmark does."""
+
+    async def serve_client(client: Any) -> None:
+        client.setsockopt(stdlib_socket.IPPROTO_TCP, stdlib_socket.TCP_NODELAY, 1)
+        with client, suppress(OSError):  # the client went away
+            while data := await client.recv(65536):
+                while data:
+                    sent = await client.send(data)
+                    data = data[sent:]
+
+    with socket.socket() as listener:
+        await listener.bind(("127.0.0.1", 0))
+        listener.listen(1024)
+        announce(listener.getsockname()[1])
+        while True:
+            client, _ = await listener.accept()
+            tonio.spawn.without_tracking(serve_client(client))

@@ -1,0 +1,262 @@
+"""What is measured: the workloads, their sizes, and the answers that prove the work was done.
+
+Every runtime implements the same functions (`impl_asyncio.py`, `impl_tonio.py`, `impl_freerun.py`)
+under the same rules: every task really suspends, every result is collected, and contextvars are on
+(but for the variant `tonio`, which is there to show what they cost it). A workload returns a number
+that follows from its sizes, and a run whose number is wrong is an error, not a result.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+
+class Unsupported(Exception):
+    """A runtime does not have what a workload needs: the cell is left out, with this reason."""
+
+
+@dataclass(frozen=True, slots=True)
+class Workload:
+    """One row of the table."""
+
+    name: str
+    what: str
+    unit: str
+    sizes: tuple[int, ...]
+    quick: tuple[int, ...]
+    operations: Callable[..., int]
+    """How many operations a run of these sizes is."""
+    answer: Callable[..., int]
+    """What a run of these sizes returns."""
+    kind: str = "async"
+    """`async`, `sync` (makes its own runtimes), `memory` or `echo`."""
+    more_is_better: bool = True
+
+
+def allocating_kernel(seed: int) -> int:
+    """About a millisecond that allocates all the time: strings, lists, tuples, a dictionary."""
+    groups: dict[str, list[tuple[int, str]]] = {}
+    for number in range(seed, seed + 2500):
+        name = f"{number:x}"
+        groups.setdefault(name[-1], []).append((number, name))
+    total = 0
+    for members in groups.values():
+        for number, name in members:
+            total += number + len(name)
+    return total
+
+
+def arithmetic_kernel(seed: int) -> int:
+    """About a millisecond of integer arithmetic that keeps nothing.
+
+    The large numbers are variables on purpose. As constants they would belong to the thread that
+    compiled this, and every use by another one would touch a shared reference count: on 3.14t two
+    threads are then slower than one, under any runtime.
+    """
+    factor, mask = 1_103_515_245, 0x7FFFFFFF
+    value = seed
+    for step in range(10_000):
+        value = (value * factor + step) & mask
+    return value
+
+
+def answer_of_kernels(kernel: Callable[[int], int], tasks: int, rounds: int) -> int:
+    """The sum that a `cpu` workload returns."""
+    return sum(kernel(task + step) for task in range(tasks) for step in range(rounds))
+
+
+def cpu_allocating_answer(tasks: int, rounds: int) -> int:
+    """See `answer_of_kernels`."""
+    return answer_of_kernels(allocating_kernel, tasks, rounds)
+
+
+def cpu_arithmetic_answer(tasks: int, rounds: int) -> int:
+    """See `answer_of_kernels`."""
+    return answer_of_kernels(arithmetic_kernel, tasks, rounds)
+
+
+def product(*sizes: int) -> int:
+    """All sizes multiplied."""
+    result = 1
+    for size in sizes:
+        result *= size
+    return result
+
+
+def sum_below(count: int) -> int:
+    """0 + 1 + ... + (count - 1)."""
+    return count * (count - 1) // 2
+
+
+def sleep_seconds(number: int) -> float:
+    """How long sleeper `number` sleeps: 50 to 150 ms, spread evenly."""
+    return (50 + number % 101) / 1000
+
+
+WORKLOADS = [
+    Workload(
+        "spawn_many",
+        "spawn tasks that yield once; gather their results",
+        "tasks/s",
+        (200_000,),
+        (20_000,),
+        product,
+        sum_below,
+    ),
+    Workload(
+        "yield_many",
+        "200 tasks that yield 3000 times each",
+        "yields/s",
+        (200, 3000),
+        (200, 300),
+        product,
+        lambda tasks, yields: tasks * yields,
+    ),
+    Workload(
+        "ping_pong",
+        "spawn a child; a oneshot there, a oneshot back, await the child",
+        "rounds/s",
+        (20_000,),
+        (2_000,),
+        product,
+        lambda rounds: sum_below(rounds) + rounds,
+    ),
+    Workload(
+        "chained_spawn",
+        "every task spawns the next and awaits it, 1000 deep",
+        "tasks/s",
+        (1000, 50),
+        (500, 10),
+        product,
+        product,
+    ),
+    Workload(
+        "mpsc",
+        "4 producers, one consumer, capacity 128",
+        "messages/s",
+        (4, 50_000),
+        (4, 5_000),
+        product,
+        lambda producers, each: producers * sum_below(each),
+    ),
+    Workload(
+        "sleepers",
+        "tasks that sleep 50 to 150 ms",
+        "tasks/s",
+        (50_000,),
+        (5_000,),
+        product,
+        sum_below,
+    ),
+    Workload(
+        "timeouts",
+        "timeout(10 s) around one yield, one after another",
+        "timeouts/s",
+        (50_000,),
+        (5_000,),
+        product,
+        lambda count: count,
+    ),
+    Workload(
+        "cpu_allocating",
+        "32 tasks of 20 allocating kernels, a yield after each",
+        "kernels/s",
+        (32, 20),
+        (16, 5),
+        product,
+        cpu_allocating_answer,
+    ),
+    Workload(
+        "cpu_arithmetic",
+        "32 tasks of 20 arithmetic kernels, a yield after each",
+        "kernels/s",
+        (32, 20),
+        (16, 5),
+        product,
+        cpu_arithmetic_answer,
+    ),
+    Workload(
+        "start_stop",
+        "start a runtime, run one task, stop it",
+        "rounds/s",
+        (200,),
+        (20,),
+        product,
+        lambda rounds: rounds,
+        kind="sync",
+    ),
+    Workload(
+        "parked",
+        "memory for a parked task whose handle was dropped, beyond its coroutine",
+        "bytes",
+        (100_000,),
+        (20_000,),
+        product,
+        lambda count: count,
+        kind="memory",
+        more_is_better=False,
+    ),
+    Workload(
+        "parked_held",
+        "the same while the handles are kept",
+        "bytes",
+        (100_000,),
+        (20_000,),
+        product,
+        lambda count: count,
+        kind="memory",
+        more_is_better=False,
+    ),
+    Workload(
+        "echo_1",
+        "TCP echo, 1 KB, closed loop over 1 connection",
+        "requests/s",
+        (1,),
+        (1,),
+        product,
+        product,
+        kind="echo",
+    ),
+    Workload(
+        "echo_64",
+        "TCP echo, 1 KB, closed loop over 64 connections",
+        "requests/s",
+        (64,),
+        (64,),
+        product,
+        product,
+        kind="echo",
+    ),
+]
+
+
+@dataclass(frozen=True, slots=True)
+class Contestant:
+    """One runtime, or one way of using it."""
+
+    name: str
+    module: str
+    """The implementation of the workloads."""
+    needs: str
+    """What has to be importable."""
+    many_threads: bool = False
+    judged: bool = True
+    """Whether it counts as a peer: contextvars on, and used the way its documentation says."""
+    echo: tuple[str, ...] = field(default=("",))
+    """Its ways of serving TCP."""
+
+
+CONTESTANTS = [
+    Contestant("freerun", "impl_freerun", "freerun", many_threads=True),
+    Contestant("freerun_ct", "impl_freerun", "freerun"),
+    Contestant("asyncio", "impl_asyncio", "asyncio", echo=("protocol", "streams", "sock")),
+    Contestant("asyncio_eager", "impl_asyncio", "asyncio", judged=False, echo=()),
+    Contestant("uvloop", "impl_asyncio", "uvloop", echo=("protocol", "streams")),
+    Contestant("tonio", "impl_tonio", "tonio", many_threads=True, judged=False),
+    Contestant("tonio_ctx", "impl_tonio", "tonio", many_threads=True),
+]
+DEFAULT_CONTESTANTS = "freerun,asyncio,uvloop,tonio,tonio_ctx"

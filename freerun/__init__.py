@@ -1,0 +1,57 @@
+"""freerun: Tokio for CPython. Coroutines, polled in parallel by a work-stealing pool of threads.
+
+Example::
+
+    import freerun
+
+    async def fetch(n: int) -> int:
+        await freerun.time.sleep(0.001)
+        return n * n
+
+    @freerun.main
+    async def main() -> int:
+        handles = [freerun.spawn(fetch, n) for n in range(4)]
+        return sum([await handle for handle in handles])
+
+    assert main() == 14
+"""
+
+from __future__ import annotations
+
+from . import io, lowlevel, net, runtime, sync, task, testing, time
+from ._errors import Cancelled, JoinError, RecvError, RuntimeShutdown, SendError, WouldBlock
+from ._version import __version__
+from .runtime import Builder, Handle, Runtime, build_info, main, run
+from .task import AbortHandle, JoinHandle, block_in_place, spawn, spawn_blocking, yield_now
+from .testing import test
+
+__all__ = [
+    "AbortHandle",
+    "Builder",
+    "Cancelled",
+    "Handle",
+    "JoinError",
+    "JoinHandle",
+    "RecvError",
+    "Runtime",
+    "RuntimeShutdown",
+    "SendError",
+    "WouldBlock",
+    "__version__",
+    "block_in_place",
+    "build_info",
+    "io",
+    "lowlevel",
+    "main",
+    "net",
+    "run",
+    "runtime",
+    "spawn",
+    "spawn_blocking",
+    "sync",
+    "task",
+    "test",
+    "testing",
+    "time",
+    "yield_now",
+]

@@ -1,0 +1,293 @@
+/* leaf: shared behaviour of awaitables, and the smallest of them: yield_now(), park(), Waker. */
+#include "leaf.h"
+
+struct fr_task *fr_leaf_no_task(void)
+{
+    PyErr_SetString(PyExc_RuntimeError, "this awaitable works inside a freerun task only; use freerun.run(), "
+                                        "Runtime.block_on() or freerun.spawn() to get into one");
+    return NULL;
+}
+
+void fr_leaf_shared(void)
+{
+    PyErr_SetString(PyExc_RuntimeError, "another task is awaiting this very object; each task needs its own: call the "
+                                        "function again");
+}
+
+bool fr_leaf_may_take(struct fr_task *owner, struct fr_task *task)
+{
+    if (owner == task || fr_state_load(&owner->state) & FR_COMPLETE) {
+        return true;
+    }
+    fr_leaf_shared();
+    return false;
+}
+
+PyObject *fr_leaf_self(PyObject *self)
+{
+    return Py_NewRef(self);
+}
+
+/* The worker's own StopIteration, if nobody else got hold of it. */
+static PyStopIterationObject *reusable_stop(struct fr_worker *worker)
+{
+    PyStopIterationObject *stop = worker ? (PyStopIterationObject *)worker->stop_iteration : NULL;
+    if (!stop || Py_REFCNT(stop) != 1 || stop->traceback || stop->context || stop->cause) {
+        return NULL;
+    }
+    return stop;
+}
+
+static PyObject *return_slowly(struct fr_worker *worker, PyObject *value)
+{
+    PyObject *stop = PyObject_CallNoArgs(PyExc_StopIteration);
+    if (!stop) {
+        Py_DECREF(value);
+        return NULL;
+    }
+    Py_XSETREF(((PyStopIterationObject *)stop)->value, value);
+    if (worker) {
+        worker->returned = true;
+        Py_XSETREF(worker->stop_iteration, Py_NewRef(stop));
+    }
+    PyErr_SetRaisedException(stop);
+    return NULL;
+}
+
+void fr_leaf_forget(struct fr_worker *worker)
+{
+    worker->returned = false;
+    PyStopIterationObject *stop = reusable_stop(worker);
+    if (stop) { /* else somebody else has it and shall find the value in it; the next return replaces it */
+        Py_XSETREF(stop->value, Py_NewRef(Py_None));
+    } else {
+        Py_CLEAR(worker->stop_iteration);
+    }
+}
+
+/* A result other than None costs a StopIteration; making one per await would cost more than the await itself, so a
+ * worker reuses its own. The interpreter drops it as soon as it has taken the value. */
+PyObject *fr_leaf_return(PyObject *value)
+{
+    if (value == Py_None) {
+        return NULL;
+    }
+    struct fr_worker *worker = fr_thread.worker;
+    PyStopIterationObject *stop = reusable_stop(worker);
+    if (!stop) {
+        return return_slowly(worker, value);
+    }
+    worker->returned = true;
+    Py_INCREF(stop); /* before the old value goes: its destructor may return through here, and must not find it free */
+    Py_XSETREF(stop->value, value);
+    PyErr_SetRaisedException((PyObject *)stop);
+    return NULL;
+}
+
+PyObject *fr_leaf_raise(PyObject *const *args, Py_ssize_t nargs)
+{
+    if (nargs < 1 || nargs > 3) {
+        PyErr_SetString(PyExc_TypeError, "throw() takes 1 to 3 arguments");
+    } else if (PyExceptionInstance_Check(args[0])) {
+        PyErr_SetRaisedException(Py_NewRef(args[0]));
+    } else if (PyExceptionClass_Check(args[0])) { /* the old form: type, value, traceback */
+        PyErr_SetObject(args[0], nargs > 1 ? args[1] : Py_None);
+    } else {
+        PyErr_SetString(PyExc_TypeError, "exceptions must derive from BaseException");
+    }
+    return NULL;
+}
+
+PySendResult fr_leaf_send(PyObject *self, PyObject *Py_UNUSED(value), PyObject **result)
+{
+    *result = Py_TYPE(self)->tp_iternext(self);
+    if (*result) {
+        return PYGEN_NEXT;
+    }
+    if (!PyErr_Occurred()) {
+        *result = Py_NewRef(Py_None);
+        return PYGEN_RETURN;
+    }
+    if (!PyErr_ExceptionMatches(PyExc_StopIteration)) {
+        return PYGEN_ERROR;
+    }
+    PyObject *stop = PyErr_GetRaisedException();
+    *result = Py_NewRef(((PyStopIterationObject *)stop)->value);
+    Py_DECREF(stop);
+    return PYGEN_RETURN;
+}
+
+/* ---- yield_now ---- */
+
+/* The singleton holds no state: whether this await has yielded already stands in the task. */
+static PyObject *yield_iternext(PyObject *Py_UNUSED(self))
+{
+    struct fr_task *task = fr_leaf_task();
+    if (!task) {
+        return NULL;
+    }
+    task->yielded = !task->yielded;
+    return task->yielded ? fr_leaf_yield() : NULL;
+}
+
+static PyType_Slot yield_slots[] = {
+    {Py_tp_doc, "What yield_now() returns."},
+    FR_LEAF_SLOTS(yield_iternext),
+    {0, NULL},
+};
+
+static PyType_Spec yield_spec = {
+    .name = "freerun._core._native.YieldNow",
+    .basicsize = sizeof(PyObject),
+    .flags = Py_TPFLAGS_DEFAULT | Py_TPFLAGS_IMMUTABLETYPE | Py_TPFLAGS_DISALLOW_INSTANTIATION,
+    .slots = yield_slots,
+};
+
+/* ---- consume_budget: yields only when the budget is spent ---- */
+
+static PyObject *budget_iternext(PyObject *Py_UNUSED(self))
+{
+    if (!fr_leaf_task()) {
+        return NULL;
+    }
+    return fr_leaf_spend() ? NULL : fr_leaf_yield();
+}
+
+static PyType_Slot budget_slots[] = {
+    {Py_tp_doc, "What consume_budget() returns."},
+    FR_LEAF_SLOTS(budget_iternext),
+    {0, NULL},
+};
+
+static PyType_Spec budget_spec = {
+    .name = "freerun._core._native.ConsumeBudget",
+    .basicsize = sizeof(PyObject),
+    .flags = Py_TPFLAGS_DEFAULT | Py_TPFLAGS_IMMUTABLETYPE | Py_TPFLAGS_DISALLOW_INSTANTIATION,
+    .slots = budget_slots,
+};
+
+/* ---- park: one suspension, ended by any wake-up ---- */
+
+typedef struct {
+    PyObject_HEAD
+    bool suspended;
+} ParkObject;
+
+static PyObject *park_iternext(PyObject *self)
+{
+    ParkObject *park = (ParkObject *)self;
+    if (!fr_leaf_task()) {
+        return NULL;
+    }
+    park->suspended = !park->suspended;
+    return park->suspended ? fr_leaf_park() : NULL;
+}
+
+static void plain_dealloc(PyObject *self)
+{
+    PyTypeObject *type = Py_TYPE(self);
+    type->tp_free(self);
+    Py_DECREF(type);
+}
+
+static PyType_Slot park_slots[] = {
+    {Py_tp_doc, "What park() returns."},
+    FR_LEAF_SLOTS(park_iternext),
+    {Py_tp_dealloc, plain_dealloc},
+    {0, NULL},
+};
+
+static PyType_Spec park_spec = {
+    .name = "freerun._core._native.Park",
+    .basicsize = sizeof(ParkObject),
+    .flags = Py_TPFLAGS_DEFAULT | Py_TPFLAGS_IMMUTABLETYPE | Py_TPFLAGS_DISALLOW_INSTANTIATION,
+    .slots = park_slots,
+};
+
+/* ---- Waker ---- */
+
+typedef struct {
+    PyObject_HEAD
+    struct fr_task *task; /* one reference */
+} WakerObject;
+
+static PyObject *waker_wake(PyObject *self, PyObject *Py_UNUSED(ignored))
+{
+    fr_task_wake(((WakerObject *)self)->task);
+    Py_RETURN_NONE;
+}
+
+static void waker_dealloc(PyObject *self)
+{
+    fr_task_unref(((WakerObject *)self)->task);
+    plain_dealloc(self);
+}
+
+static PyMethodDef waker_methods[] = {
+    {"wake", waker_wake, METH_NOARGS, "wake($self)\n--\n\nWake the task; harmless if it is awake or over."},
+    {NULL, NULL, 0, NULL},
+};
+
+static PyType_Slot waker_slots[] = {
+    {Py_tp_doc, "Wakes one task, from any thread."},
+    {Py_tp_dealloc, waker_dealloc},
+    {Py_tp_methods, waker_methods},
+    {0, NULL},
+};
+
+static PyType_Spec waker_spec = {
+    .name = "freerun._core._native.Waker",
+    .basicsize = sizeof(WakerObject),
+    .flags = Py_TPFLAGS_DEFAULT | Py_TPFLAGS_IMMUTABLETYPE | Py_TPFLAGS_DISALLOW_INSTANTIATION,
+    .slots = waker_slots,
+};
+
+/* ---- module functions ---- */
+
+PyObject *fr_leaf_yield_now(PyObject *module, PyObject *Py_UNUSED(ignored))
+{
+    return Py_NewRef(((struct fr_module *)PyModule_GetState(module))->yield_now);
+}
+
+PyObject *fr_leaf_consume_budget(PyObject *module, PyObject *Py_UNUSED(ignored))
+{
+    return Py_NewRef(((struct fr_module *)PyModule_GetState(module))->consume_budget);
+}
+
+PyObject *fr_leaf_new_park(PyObject *module, PyObject *Py_UNUSED(ignored))
+{
+    struct fr_module *mod = PyModule_GetState(module);
+    return mod->park_type->tp_alloc(mod->park_type, 0);
+}
+
+PyObject *fr_leaf_current_waker(PyObject *module, PyObject *Py_UNUSED(ignored))
+{
+    struct fr_module *mod = PyModule_GetState(module);
+    struct fr_task *task = fr_leaf_task();
+    WakerObject *waker = task ? (WakerObject *)mod->waker_type->tp_alloc(mod->waker_type, 0) : NULL;
+    if (waker) {
+        fr_task_ref(task);
+        waker->task = task;
+    }
+    return (PyObject *)waker;
+}
+
+int fr_leaf_add_types(struct fr_module *mod)
+{
+    PyTypeObject *budget_type = NULL;
+    if (fr_module_add_type(mod, &mod->yield_type, &yield_spec, NULL) ||
+        fr_module_add_type(mod, &mod->park_type, &park_spec, NULL) ||
+        fr_module_add_type(mod, &mod->waker_type, &waker_spec, "Waker") ||
+        fr_module_add_type(mod, &budget_type, &budget_spec, NULL)) {
+        return -1;
+    }
+    mod->yield_now = mod->yield_type->tp_alloc(mod->yield_type, 0);
+    mod->consume_budget = budget_type->tp_alloc(budget_type, 0);
+    Py_DECREF(budget_type); /* its only object keeps it */
+    if (!mod->yield_now || !mod->consume_budget) {
+        return -1;
+    }
+    fr_immortalise(mod->yield_now);
+    fr_immortalise(mod->consume_budget);
+    return 0;
+}

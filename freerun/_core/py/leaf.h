@@ -1,0 +1,153 @@
+/* leaf: what awaitables of the engine share.
+ *
+ * A leaf is an iterator. Awaited, it either is ready (fr_leaf_return) or registers a waiter for the current task and
+ * suspends it (fr_leaf_park); resumed, it looks again, so a spurious wake is harmless.
+ *
+ * THREADS    the thread that polls the task.
+ * STATE      attached.
+ * OWNERSHIP  objects come from the worker's free list, where they keep the reference to their type: an allocation
+ *            touches no line that another worker writes.
+ * INVARIANTS L1 a leaf that returns the suspension token has set fr_thread.wait in the same call; a token without it
+ *               comes from a foreign awaitable and is refused.
+ *            L2 a leaf that is registered somewhere lets go when an exception is thrown through it (throw) or its
+ *               coroutine is closed (close), as well as when it is freed: on free-threaded builds it is freed by the
+ *               thread that made it, which may be much later.
+ */
+#ifndef FR_LEAF_H
+#define FR_LEAF_H
+
+#include "rt/clock.h"
+#include "runtime.h"
+
+/* Immortal in every build, and nobody else yields it. */
+#define FR_TOKEN Py_Ellipsis
+
+static inline PyObject *fr_leaf_park(void)
+{
+    fr_thread.wait = FR_WAIT_PARK;
+    return FR_TOKEN;
+}
+
+static inline PyObject *fr_leaf_yield(void)
+{
+    fr_thread.wait = FR_WAIT_YIELD;
+    return FR_TOKEN;
+}
+
+/* Budget is spent by leaves that were ready at once. False: yield instead, so that one task cannot starve others. It
+ * counts time as well: a connection whose next request is always there already, and takes milliseconds, would keep its
+ * worker for 128 requests. */
+static inline bool fr_leaf_spend(void)
+{
+    if (fr_thread.budget == 0 || (int64_t)(fr_clock_ticks() - fr_thread.turn_ends) > 0) {
+        return false;
+    }
+    fr_thread.budget--;
+    return true;
+}
+
+struct fr_task *fr_leaf_no_task(void);
+void fr_leaf_shared(void); /* raises RuntimeError: two tasks await one object */
+
+/* The task being polled, or NULL with RuntimeError. */
+static inline struct fr_task *fr_leaf_task(void)
+{
+    struct fr_task *task = fr_thread.task;
+    return __builtin_expect(task != NULL, 1) ? task : fr_leaf_no_task();
+}
+
+/* One thread at a time steps a leaf that keeps state: two tasks may have got hold of the same object. */
+static inline bool fr_leaf_enter(_Atomic bool *stepping)
+{
+    /* acquire: pairs with fr_leaf_exit() */
+    if (__builtin_expect(!atomic_exchange_explicit(stepping, true, memory_order_acquire), 1)) {
+        return true;
+    }
+    fr_leaf_shared();
+    return false;
+}
+
+static inline void fr_leaf_exit(_Atomic bool *stepping)
+{
+    atomic_store_explicit(stepping, false, memory_order_release); /* pairs with fr_leaf_enter() */
+}
+
+/* False, with RuntimeError, if `owner`, for which the leaf is registered, is another task that still runs. */
+bool fr_leaf_may_take(struct fr_task *owner, struct fr_task *task);
+/* Ends the await with `value` (stolen); always returns NULL. */
+PyObject *fr_leaf_return(PyObject *value);
+/* After a poll: the worker's exception lets go of what the last leaf returned. */
+void fr_leaf_forget(struct fr_worker *worker);
+PyObject *fr_leaf_self(PyObject *self);
+/* throw(): raises what a coroutine passes on to what it awaits; always NULL. */
+PyObject *fr_leaf_raise(PyObject *const *args, Py_ssize_t nargs);
+/* am_send on top of tp_iternext, for Python versions whose SEND goes through it. */
+PySendResult fr_leaf_send(PyObject *self, PyObject *value, PyObject **result);
+
+#define FR_LEAF_SLOTS(iternext)                                                          \
+    {Py_tp_iter, fr_leaf_self}, {Py_am_await, fr_leaf_self}, {Py_tp_iternext, iternext}, \
+    {                                                                                    \
+        Py_am_send, fr_leaf_send                                                         \
+    }
+
+/* throw() and close() of a leaf, by what lets go of its registration [L2]. */
+#define FR_LEAF_METHODS(name, let_go)                                                      \
+    static PyObject *name##_throw(PyObject *self, PyObject *const *args, Py_ssize_t nargs) \
+    {                                                                                      \
+        let_go(self);                                                                      \
+        return fr_leaf_raise(args, nargs);                                                 \
+    }                                                                                      \
+    static PyObject *name##_close(PyObject *self, PyObject *Py_UNUSED(ignored))            \
+    {                                                                                      \
+        let_go(self);                                                                      \
+        Py_RETURN_NONE;                                                                    \
+    }                                                                                      \
+    static PyMethodDef name##_methods[] = {                                                \
+        {"throw", (PyCFunction)(void (*)(void))name##_throw, METH_FASTCALL, NULL},         \
+        {"close", name##_close, METH_NOARGS, NULL},                                        \
+        {NULL, NULL, 0, NULL},                                                             \
+    }
+
+/* A value may hold the next handle, and so on, a million deep. From 3.14 on every deallocation counts its depth. */
+#if PY_VERSION_HEX < 0x030E0000
+#define FR_TRASHCAN_BEGIN(object, dealloc) Py_TRASHCAN_BEGIN(object, dealloc)
+#define FR_TRASHCAN_END                    Py_TRASHCAN_END
+#else
+#define FR_TRASHCAN_BEGIN(object, dealloc)
+#define FR_TRASHCAN_END
+#endif
+
+static inline void **fr_free_link(PyObject *object)
+{
+    return (void **)(object + 1);
+}
+
+/* A new object of a non-GC type; fields after the header are whatever they were. */
+static inline PyObject *fr_alloc(PyTypeObject *type, enum fr_free_kind kind)
+{
+    struct fr_worker *worker = fr_thread.worker;
+    if (worker && worker->free[kind].head && worker->free[kind].type == type) {
+        PyObject *object = worker->free[kind].head;
+        worker->free[kind].head = *fr_free_link(object);
+        worker->free[kind].count--;
+        _Py_NewReference(object);
+        return object;
+    }
+    return type->tp_alloc(type, 0);
+}
+
+static inline void fr_dealloc(PyObject *object, enum fr_free_kind kind)
+{
+    struct fr_worker *worker = fr_thread.worker;
+    PyTypeObject *type = Py_TYPE(object);
+    if (worker && worker->free[kind].type == type && worker->free[kind].count < FR_FREE_MAX) {
+        *fr_free_link(object) = worker->free[kind].head;
+        worker->free[kind].head = object;
+        worker->free[kind].count++;
+        return;
+    }
+    type->tp_free(object);
+    Py_DECREF(type);
+}
+
+#endif

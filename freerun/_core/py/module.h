@@ -1,0 +1,110 @@
+/* module: per-interpreter state of freerun._core._native, and what every file of the py layer needs.
+ *
+ * THREADS    fr_module is written by the module's exec slot only, read by anybody attached to its interpreter.
+ * STATE      attached.
+ * OWNERSHIP  strong references, dropped when the module is freed; an fr_runtime keeps the module alive.
+ */
+#ifndef FR_MODULE_H
+#define FR_MODULE_H
+
+#define PY_SSIZE_T_CLEAN
+#include <Python.h>
+
+#include <stdatomic.h>
+#include <stdbool.h>
+#include <stdint.h>
+
+#include "rt/mutex.h"
+
+enum fr_free_kind {
+    FR_FREE_HANDLE,
+    FR_FREE_JOIN,
+    FR_FREE_SLEEP,
+    FR_FREE_IO_OP,
+    FR_FREE_ONESHOT,
+    FR_FREE_RECV,
+    FR_FREE_RECV_LEAF,
+    FR_FREE_KINDS
+};
+
+struct fr_site;
+
+/* Where spawn() was called: interned, never freed before the module, so that a task holds a plain pointer. */
+struct fr_site_table {
+    struct fr_mutex lock;
+    struct fr_site **slots;
+    uint32_t used;
+    uint32_t size;
+};
+
+struct fr_module {
+    PyObject *module; /* borrowed: it owns us */
+    PyTypeObject *core_type;
+    PyTypeObject *handle_type;
+    PyTypeObject *join_type;
+    PyTypeObject *abort_type;
+    PyTypeObject *yield_type;
+    PyTypeObject *park_type;
+    PyTypeObject *waker_type;
+    PyTypeObject *sleep_type;
+    PyTypeObject *io_type;
+    PyTypeObject *io_op_type;
+    PyTypeObject *oneshot_sender_type;
+    PyTypeObject *oneshot_receiver_type;
+    PyTypeObject *recv_type;
+    PyTypeObject *task_ref_type;
+    PyObject *yield_now;      /* the singleton; immortal on free-threaded builds */
+    PyObject *consume_budget; /* the same */
+    PyObject *exc_cancelled;
+    PyObject *exc_join;
+    PyObject *exc_shutdown;
+    PyObject *exc_recv;
+    PyObject *exc_send;
+    PyObject *exc_would_block;
+    PyObject *drain; /* freerun._core.drain.drain */
+    PyObject *str_throw;
+    PyObject *str_close;
+    struct fr_site_table sites;
+};
+
+extern struct PyModuleDef fr_module_def;
+
+static inline struct fr_module *fr_module_of_type(PyTypeObject *type)
+{
+    return (struct fr_module *)PyType_GetModuleState(type);
+}
+
+/* The sentence of the API for calls that need a runtime. */
+#define FR_NO_RUNTIME \
+    "there is no freerun runtime on this thread; call it from a task, or from inside \"with runtime:\""
+
+/* Each file of the layer adds its types; 0 or -1 with an exception. */
+int fr_core_add_types(struct fr_module *mod);
+int fr_task_add_types(struct fr_module *mod);
+int fr_leaf_add_types(struct fr_module *mod);
+int fr_timer_add_types(struct fr_module *mod);
+int fr_io_add_types(struct fr_module *mod);
+int fr_oneshot_add_types(struct fr_module *mod);
+
+/* Module functions, each in the file of its subject. */
+PyObject *fr_leaf_yield_now(PyObject *module, PyObject *ignored);
+PyObject *fr_leaf_consume_budget(PyObject *module, PyObject *ignored);
+PyObject *fr_leaf_new_park(PyObject *module, PyObject *ignored);
+PyObject *fr_leaf_current_waker(PyObject *module, PyObject *ignored);
+PyObject *fr_task_spawn_here(PyObject *module, PyObject *const *args, Py_ssize_t nargs, PyObject *kwnames);
+PyObject *fr_task_spawn_blocking_here(PyObject *module, PyObject *const *args, Py_ssize_t nargs, PyObject *kwnames);
+PyObject *fr_task_current(PyObject *module, PyObject *ignored);
+PyObject *fr_block_in_place(PyObject *module, PyObject *const *args, Py_ssize_t nargs, PyObject *kwnames);
+PyObject *fr_timer_sleep(PyObject *module, PyObject *seconds);
+PyObject *fr_timer_sleep_until(PyObject *module, PyObject *deadline);
+PyObject *fr_oneshot_channel(PyObject *module, PyObject *ignored);
+PyObject *fr_core_current(PyObject *module, PyObject *ignored);
+PyObject *fr_core_try_current(PyObject *module, PyObject *ignored);
+PyObject *fr_core_after_fork(PyObject *module, PyObject *ignored);
+
+/* Creates a heap type from `spec`; `name` NULL: not exported. */
+int fr_module_add_type(struct fr_module *mod, PyTypeObject **slot, PyType_Spec *spec, const char *name);
+/* Free-threaded builds: makes a shared object's count untouchable, so that it is no contended line. */
+void fr_immortalise(PyObject *object);
+
+#endif

@@ -1,0 +1,290 @@
+/* runtime: workers, queues, driver and blocking pool of one Runtime, and the Python object `Core` over them.
+ *
+ * THREADS    worker threads and pool threads are native; each has a PyThreadState of its own and holds a strong
+ *            reference to the Core, so the structures outlive every thread that runs in them.
+ * OWNERSHIP  an fr_runtime is recycled, never freed [R1]. Everything it points to dies with the Core.
+ * FIELDS     inflight   any foreign thread: +1 before it wakes a task, -1 after; the teardown waits for 0 [R2]
+ *            phase      only moves forward; shutdown() writes (release), everybody reads (acquire)
+ *            alive      number of incomplete tasks, per shard, under the shard's lock
+ *            worker->*  the thread that owns the core, except what is marked shared
+ * INVARIANTS R1 a task's `rt` pointer is valid memory for ever, so a late wake of a finished task is harmless.
+ *            R2 teardown happens when no task is incomplete, no thread runs and inflight == 0: a waker that saw its
+ *               task incomplete counted itself before, hence is finished with the queues.
+ *            R3 spawn is refused once the shard is closed; shards are closed before their tasks are cancelled, so
+ *               every task that got in is cancelled and every other spawn raises: none is lost in between.
+ *            R4 a worker core is owned by exactly one thread; block_in_place moves it to another.
+ * LOCKS      shard->lock, pool->lock, threads_lock, blockers_lock, sites.lock: leaves, no Python and no wake under them.
+ * SHUTDOWN   phase RUNNING -> CANCELLING (tasks get Cancelled, cleanup runs) -> CLOSING (coroutines are closed)
+ *            -> STOPPED (threads leave). See shutdown.c.
+ * PROVED BY  tests/runtime/test_shutdown.py, tests/stress/
+ */
+#ifndef FR_RUNTIME_H
+#define FR_RUNTIME_H
+
+#include <pthread.h>
+
+#include "module.h"
+#include "rt/driver.h"
+#include "rt/idle.h"
+#include "rt/inject.h"
+#include "rt/park.h"
+#include "rt/queue.h"
+#include "task.h"
+#include "thread.h"
+
+enum fr_phase { FR_PHASE_RUNNING, FR_PHASE_CANCELLING, FR_PHASE_CLOSING, FR_PHASE_STOPPED };
+
+/* Python objects kept for reuse by one worker. They keep the reference to their type. */
+struct fr_free_list {
+    PyTypeObject *type;
+    PyObject *head;
+    uint32_t count;
+};
+
+enum { FR_FREE_MAX = 512, FR_FREE_TASKS_MAX = 1024, FR_SITE_CACHE = 16 };
+
+struct fr_site_cache {
+    uintptr_t code;
+    int lasti;
+    const struct fr_site *site;
+};
+
+struct fr_worker {
+    struct fr_queue queue;
+    _Alignas(64) _Atomic(void *) lifo; /* shared: owner and thieves, see worker.c */
+    struct fr_parker parker;           /* shared */
+
+    /* Owner only. */
+    _Alignas(64) struct fr_runtime *rt;
+    uint32_t index;
+    uint32_t tick;
+    uint32_t lifo_polls;
+    bool lifo_enabled;
+    bool searching;
+    uint32_t drained;
+    bool in_driver; /* inside a turn: pushes neither notify nor use the LIFO slot */
+    uint64_t rng;
+    uint64_t turn_at_ticks; /* when the driver is due by time */
+    uint64_t last_turn_ticks;
+    uint64_t last_turn_ns;
+    uint64_t ticks_per_ms;
+    uint64_t next_id, last_id;
+    struct fr_task *free_tasks;
+    uint32_t free_task_count;
+    struct fr_free_list free[FR_FREE_KINDS];
+    PyObject *stop_iteration; /* reused to return values from leaves; see fr_leaf_return() */
+    bool returned;            /* it holds a value still; see fr_leaf_forget() */
+    struct fr_site_cache sites[FR_SITE_CACHE];
+
+    /* Shared: the owner writes (relaxed: monitoring), others read. */
+    _Alignas(64) _Atomic uint64_t polls; /* odd while a task is being polled */
+    _Atomic uint64_t current_id;
+    _Atomic uint64_t thread_ident;
+    _Atomic bool stuck; /* the watch writes: this worker has been in one poll for long, its LIFO slot may be stolen */
+    _Atomic uint64_t parks, steals, steal_tries, overflows, lifo_hits, turns;
+};
+
+struct fr_shard {
+    _Alignas(64) struct fr_mutex lock;
+    bool closed;
+    uint64_t alive;
+    uint64_t spawned;
+    struct fr_node tasks;
+};
+
+struct fr_pool {
+    struct fr_mutex lock;
+    struct fr_task *head, *tail;
+    uint32_t queued, threads, idle, limit;
+    bool closed;
+    _Atomic uint32_t signal; /* futex: bumped at each push */
+    uint64_t keep_alive_ns;
+};
+
+struct fr_hooks {
+    PyObject *thread_start, *thread_stop, *thread_park, *thread_unpark, *task_spawn, *task_terminate;
+    PyObject *unhandled; /* (description, exception) */
+    PyObject *slow_poll; /* (worker, thread ident, description or None, seconds) */
+    PyObject *agen_first, *agen_final;
+    PyObject *drained;     /* (): the shutdown's tasks have ended; may spawn_cleanup() more */
+    PyObject *thread_name; /* (kind, index) -> str */
+};
+
+struct fr_runtime {
+    _Atomic uint32_t inflight;
+    _Atomic uint32_t phase;
+    struct fr_module *mod;
+    PyInterpreterState *interp;
+    PyObject *core; /* borrowed: valid while a thread runs or a call is made through it */
+    uint32_t fork_generation;
+    _Atomic uint64_t generation; /* counts the lives of this piece of memory; changes in a teardown only */
+    bool current_thread;
+    bool solo; /* one worker: nobody steals */
+    bool lifo_slot;
+    bool io, time;
+    uint32_t nworkers;
+    uint32_t event_interval;
+    uint32_t global_interval;
+    size_t stack_size;
+    uint64_t slow_poll_ns;
+    uint64_t seed;
+    struct fr_worker *workers;
+    struct fr_shard *shards;
+    uint32_t nshards;
+    struct fr_inject inject;
+    struct fr_idle idle;
+    struct fr_driver driver;
+    struct fr_pool pool;
+    struct fr_hooks hooks;
+    _Atomic uint64_t next_id;
+    _Atomic(PyObject *) fatal; /* KeyboardInterrupt/SystemExit raised in a task */
+
+    /* Native threads of every kind, under threads_lock; `threads` is a futex for shutdown. */
+    struct fr_mutex threads_lock;
+    struct fr_native *natives;
+    _Atomic uint32_t threads;
+    _Atomic uint32_t core_taken; /* current-thread: the core is being run */
+    struct fr_mutex blockers_lock;
+    struct fr_node blockers; /* block_on calls in progress */
+    int signal_pipe[2];
+    _Atomic bool has_signal_pipe;
+    pthread_t signal_thread;
+    PyMutex shutdown_mutex;
+    _Atomic uint64_t shutdown_thread; /* who holds it; 0: nobody */
+    struct fr_event *drain_event;     /* current-thread shutdown: under blockers_lock */
+    bool dirty;                       /* a thread was left behind: this memory is not used again */
+
+    /* Watch (driver thread). */
+    bool has_watch;
+    _Atomic uint32_t watch_word;    /* futex: 0 awake, 1 asleep, 2 stop */
+    _Atomic bool watch_drives;      /* the watch owns the driver */
+    _Atomic uint32_t drain_epoch;   /* the watch bumps it; a sleeper that sees a new one frees what others dropped */
+    _Atomic uint64_t pool_rests;    /* how often a pool thread ran out of calls */
+    _Atomic uint32_t watch_release; /* a worker wants the driver back */
+    _Atomic uint32_t done;          /* futex: bumped when a shard runs empty during shutdown */
+
+    /* Paused clock (current-thread). Under driver.timer_lock where it meets timers. */
+    _Atomic bool paused;
+    _Atomic uint64_t paused_now;
+    _Atomic int64_t clock_offset;
+    _Atomic uint32_t blocking_running;
+
+    struct fr_runtime *next_free;
+};
+
+typedef struct CoreObject {
+    PyObject_HEAD
+    _Atomic(struct fr_runtime *) rt; /* NULL once torn down */
+    struct fr_module *mod;
+    uint32_t fork_generation;
+} CoreObject;
+
+/* A visit to a runtime by a thread that may not be one of its workers: while it lasts there is no teardown [R2]. */
+struct fr_visit {
+    struct fr_runtime *rt;
+    struct fr_visit *outer;
+    bool foreign;
+};
+
+extern _Atomic uint32_t fr_fork_generation;
+
+/* ---- worker.c ---- */
+void fr_schedule(struct fr_runtime *rt, struct fr_task *task);
+void fr_schedule_yield(struct fr_runtime *rt, struct fr_task *task);
+void fr_notify(struct fr_runtime *rt);
+void fr_unpark_worker(struct fr_runtime *rt, uint32_t index);
+void fr_driver_wake_task(void *rt, void *task);
+bool fr_forked(struct fr_runtime *rt); /* this is the child of a fork; a worker thread ends the process */
+int fr_worker_init(struct fr_worker *worker, struct fr_runtime *rt, uint32_t index);
+void fr_worker_clear(struct fr_worker *worker);
+/* Runs the calling thread's worker core until `until` is set (NULL: until STOPPED) or the core is given away.
+ * Attached. 0, or -1 with an exception (current-thread: a signal handler raised). */
+int fr_worker_run(struct fr_worker *worker, struct fr_event *until);
+int fr_worker_start(struct fr_worker *worker);
+int fr_give_core_away(struct fr_worker *worker);
+uint64_t fr_now_ns(struct fr_runtime *rt);
+void *fr_next_queued(struct fr_worker *worker);
+
+/* If the watch asked for it since `*seen`: frees what other threads have dropped of ours. Attached; runs destructors. */
+void fr_drain(struct fr_runtime *rt, uint32_t *seen);
+
+/* ---- watch.c ---- */
+/* Every thread that sleeps in the engine wakes, frees what is queued for it, and sleeps on. */
+void fr_drain_sleepers(struct fr_runtime *rt);
+int fr_watch_start(struct fr_runtime *rt);
+void fr_watch_nudge_slow(struct fr_runtime *rt);
+static inline void fr_watch_nudge(struct fr_runtime *rt)
+{
+    /* seq_cst: pairs with sleep_until_nudged(); the worker left the driver before it looks here */
+    if (atomic_load_explicit(&rt->watch_word, memory_order_seq_cst) == 1) {
+        fr_watch_nudge_slow(rt);
+    }
+}
+
+/* ---- blocking.c ---- */
+void fr_pool_nudge(struct fr_pool *pool); /* every idle thread looks again */
+int fr_pool_submit(struct fr_runtime *rt, struct fr_task *task);
+void fr_pool_init(struct fr_pool *pool, uint32_t limit, uint64_t keep_alive_ns);
+/* Takes every queued task away (to be cancelled) and closes the pool. */
+struct fr_task *fr_pool_close(struct fr_runtime *rt);
+PyObject *fr_pool_running(struct fr_runtime *rt);
+
+/* ---- threads.c ---- */
+typedef void (*fr_thread_main)(struct fr_runtime *rt, void *arg);
+/* Starts a native thread, signals blocked, with a thread state of its own; `main` runs attached. 0 or -errno. */
+int fr_thread_spawn(struct fr_runtime *rt, const char *kind, uint32_t index, fr_thread_main main, void *arg);
+/* Joins the threads that have ended; the others go on. Attached. */
+void fr_threads_reap(struct fr_runtime *rt);
+/* Waits (detached inside) until no thread is left or the deadline has passed; true if none is left. */
+bool fr_threads_wait(struct fr_runtime *rt, uint64_t deadline_ns);
+/* Gives up joining: whoever is left will go by itself. */
+void fr_threads_abandon(struct fr_runtime *rt);
+
+/* ---- task.c ---- */
+int fr_task_parse_name(PyObject *const *values, PyObject *kwnames, PyObject **name);
+int fr_task_need_one(Py_ssize_t nargs, const char *function, const char *argument);
+/* Calls visit() on every incomplete task with a reference held, outside the locks. */
+void fr_owned_each(struct fr_runtime *rt, void (*visit)(struct fr_task *task, void *arg), void *arg);
+bool fr_owned_add(struct fr_runtime *rt, struct fr_task *task, bool cleanup); /* false: shut down */
+void fr_owned_remove(struct fr_task *task);
+uint64_t fr_owned_count(struct fr_runtime *rt);
+
+/* ---- claims.c ---- */
+int fr_claim(PyObject *coro); /* 0, or -1 with an exception: another task runs it */
+void fr_unclaim(PyObject *coro);
+void fr_claims_after_fork(void);
+
+/* ---- core.c ---- */
+bool fr_visit_core(CoreObject *core, struct fr_visit *visit);         /* false with an exception */
+bool fr_visit_current(struct fr_module *mod, struct fr_visit *visit); /* false with an exception */
+void fr_visit_end(struct fr_visit *visit);
+/* The same for a bare runtime pointer of some age; the caller checks what it finds. */
+bool fr_foreign_begin(struct fr_runtime *rt);
+void fr_foreign_end(struct fr_runtime *rt, bool foreign);
+int fr_set_asyncgen_hooks(PyObject *first, PyObject *final);
+void fr_call_hook(PyObject *hook, PyObject *arg);
+void fr_fatal(struct fr_runtime *rt, PyObject *exception);
+int fr_core_take(CoreObject *core, struct fr_runtime *rt); /* current-thread: true if this thread runs the core now */
+void fr_core_give(struct fr_runtime *rt);
+/* The same with asynchronous generators' hooks; what the thread was before. */
+struct fr_outer {
+    struct fr_thread thread;
+    PyObject *hooks; /* (firstiter, finalizer) */
+};
+/* True: this thread runs the core until fr_core_end(). False: another does, or an exception is set. */
+bool fr_core_begin(CoreObject *core, struct fr_runtime *rt, struct fr_outer *outer);
+void fr_core_end(struct fr_runtime *rt, struct fr_outer *outer);
+void fr_nudge_blockers(struct fr_runtime *rt); /* every block_on looks again */
+struct fr_runtime *fr_runtime_alloc(void);
+void fr_runtime_recycle(struct fr_runtime *rt);
+
+/* ---- shutdown.c ---- */
+/* Appends what held it up to `report`. 0 or -1 with an exception. */
+int fr_shutdown(CoreObject *core, struct fr_runtime *rt, int64_t timeout_ns, PyObject *report);
+void fr_shutdown_tick(struct fr_runtime *rt);
+void fr_shutdown_begin(struct fr_runtime *rt);
+/* Frees everything but the struct. No thread runs in it any more. */
+void fr_teardown(CoreObject *core, struct fr_runtime *rt);
+int fr_parse_seconds(PyObject *value, const char *what, double *seconds);
+
+#endif

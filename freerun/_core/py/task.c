@@ -1,0 +1,1367 @@
+/* task: spawning, stepping and finishing; see task.h for who may do what. */
+#include "task.h"
+
+#include <errno.h>
+#include <stdlib.h>
+
+#include "leaf.h"
+#include "rt/clock.h"
+#include "runtime.h"
+
+_Thread_local struct fr_thread fr_thread __attribute__((tls_model("initial-exec")));
+
+/* ---- the owned lists ---- */
+
+static struct fr_worker *own_worker(struct fr_runtime *rt)
+{
+    struct fr_worker *worker = fr_thread.worker;
+    return worker && worker->rt == rt ? worker : NULL;
+}
+
+bool fr_owned_add(struct fr_runtime *rt, struct fr_task *task, bool cleanup)
+{
+    struct fr_worker *worker = own_worker(rt);
+    task->shard = (uint16_t)(worker ? worker->index : rt->nworkers);
+    struct fr_shard *shard = &rt->shards[task->shard];
+    fr_mutex_lock(&shard->lock);
+    /* acquire: pairs with fr_shutdown(); cleanup of a task that is still listed keeps the shutdown waiting */
+    bool open =
+        !shard->closed || (cleanup && atomic_load_explicit(&rt->phase, memory_order_acquire) <= FR_PHASE_CANCELLING);
+    if (open) {
+        fr_list_push_back(&shard->tasks, &task->owned);
+        shard->alive++;
+        shard->spawned++;
+    }
+    fr_mutex_unlock(&shard->lock);
+    return open;
+}
+
+void fr_owned_remove(struct fr_task *task)
+{
+    struct fr_runtime *rt = task->rt;
+    struct fr_shard *shard = &rt->shards[task->shard];
+    fr_mutex_lock(&shard->lock);
+    fr_list_remove(&task->owned);
+    bool tell = --shard->alive == 0 && shard->closed;
+    fr_mutex_unlock(&shard->lock);
+    if (tell) {
+        /* release: pairs with wait_for_tasks() in shutdown.c */
+        atomic_fetch_add_explicit(&rt->done, 1, memory_order_release);
+        fr_futex_wake(&rt->done, 1);
+        if (rt->current_thread) { /* the thread that waits is the one that runs the core */
+            fr_shutdown_tick(rt);
+            fr_unpark_worker(rt, 0);
+        }
+    }
+}
+
+uint64_t fr_owned_count(struct fr_runtime *rt)
+{
+    uint64_t count = 0;
+    for (uint32_t i = 0; i < rt->nshards; i++) {
+        fr_mutex_lock(&rt->shards[i].lock);
+        count += rt->shards[i].alive;
+        fr_mutex_unlock(&rt->shards[i].lock);
+    }
+    return count;
+}
+
+/* Every task of the shard, with references, or NULL (out of memory, or none); *n says how many. */
+static struct fr_task **snapshot(struct fr_shard *shard, uint64_t *n)
+{
+    struct fr_task **tasks = NULL;
+    fr_mutex_lock(&shard->lock);
+    for (uint64_t room = 0; room < shard->alive;) { /* the list may grow while we allocate outside the lock */
+        room = shard->alive + shard->alive / 8 + 8;
+        fr_mutex_unlock(&shard->lock);
+        free(tasks);
+        tasks = malloc(room * sizeof(struct fr_task *));
+        fr_mutex_lock(&shard->lock);
+        if (!tasks) {
+            break;
+        }
+    }
+    *n = 0;
+    for (struct fr_node *node = shard->tasks.next; tasks && node != &shard->tasks; node = node->next) {
+        tasks[*n] = FR_CONTAINER_OF(node, struct fr_task, owned);
+        fr_task_ref(tasks[(*n)++]);
+    }
+    fr_mutex_unlock(&shard->lock);
+    return tasks;
+}
+
+void fr_owned_each(struct fr_runtime *rt, void (*visit)(struct fr_task *task, void *arg), void *arg)
+{
+    for (uint32_t i = 0; i < rt->nshards; i++) {
+        uint64_t n;
+        struct fr_task **tasks = snapshot(&rt->shards[i], &n);
+        for (uint64_t k = 0; k < n; k++) {
+            visit(tasks[k], arg);
+            fr_task_unref(tasks[k]);
+        }
+        free(tasks);
+    }
+}
+
+/* ---- memory ---- */
+
+static struct fr_task *task_alloc(void)
+{
+    struct fr_worker *worker = fr_thread.worker;
+    if (worker && worker->free_tasks) {
+        struct fr_task *task = worker->free_tasks;
+        worker->free_tasks = task->next;
+        worker->free_task_count--;
+        return task;
+    }
+    return malloc(sizeof(struct fr_task));
+}
+
+void fr_task_free(struct fr_task *task)
+{
+    struct fr_worker *worker = fr_thread.worker;
+    if (worker && worker->free_task_count < FR_FREE_TASKS_MAX) {
+        task->next = worker->free_tasks;
+        worker->free_tasks = task;
+        worker->free_task_count++;
+        return;
+    }
+    free(task);
+}
+
+/* Ids are handed to workers in blocks: one shared counter would be a contended line. */
+static uint64_t next_id(struct fr_runtime *rt)
+{
+    enum { BLOCK = 1024 };
+    struct fr_worker *worker = own_worker(rt);
+    if (!worker) {
+        return atomic_fetch_add_explicit(&rt->next_id, 1, memory_order_relaxed); /* unique is all it must be */
+    }
+    if (worker->next_id == worker->last_id) {
+        /* relaxed: unique is all it must be */
+        worker->next_id = atomic_fetch_add_explicit(&rt->next_id, BLOCK, memory_order_relaxed);
+        worker->last_id = worker->next_id + BLOCK;
+    }
+    return worker->next_id++;
+}
+
+/* ---- waking and aborting ---- */
+
+void fr_task_wake(struct fr_task *task)
+{
+    struct fr_runtime *rt = task->rt;
+    bool foreign = fr_foreign_begin(rt);
+    if (fr_state_wake(&task->state)) {
+        fr_schedule(rt, task);
+    }
+    fr_foreign_end(rt, foreign);
+}
+
+bool fr_task_abort(struct fr_task *task)
+{
+    struct fr_runtime *rt = task->rt;
+    bool first;
+    bool foreign = fr_foreign_begin(rt);
+    if (fr_state_abort(&task->state, &first) && task->kind != FR_TASK_BLOCKING) {
+        fr_schedule(rt, task);
+    }
+    fr_foreign_end(rt, foreign);
+    return first;
+}
+
+/* ---- spawning ---- */
+
+static const char *spawn_needs = "must be a coroutine, another awaitable or an async function";
+
+static bool is_coroutine(PyObject *what)
+{
+    if (PyCoro_CheckExact(what)) {
+        return true;
+    }
+    if (PyGen_CheckExact(what)) { /* @types.coroutine */
+        PyCodeObject *code = PyGen_GetCode((PyGenObject *)what);
+        bool iterable = (code->co_flags & CO_ITERABLE_COROUTINE) != 0;
+        Py_DECREF(code);
+        return iterable;
+    }
+    PyAsyncMethods *methods = Py_TYPE(what)->tp_as_async; /* Cython's coroutines */
+    return methods && methods->am_send && methods->am_await && PyObject_HasAttrString(what, "throw") &&
+           PyObject_HasAttrString(what, "close");
+}
+
+static bool is_awaitable(PyObject *what)
+{
+    PyAsyncMethods *methods = Py_TYPE(what)->tp_as_async;
+    return methods && methods->am_await;
+}
+
+static int refuse(PyObject *what, const char *why)
+{
+    PyErr_Format(PyExc_TypeError, "argument 'coro' %s, not %.200s%s", spawn_needs, Py_TYPE(what)->tp_name, why);
+    return -1;
+}
+
+/* The kind of task `what` makes, or -1 with an exception. */
+static int classify(PyObject *what, Py_ssize_t nargs)
+{
+    if (is_coroutine(what) || is_awaitable(what)) {
+        if (nargs) {
+            PyErr_SetString(PyExc_TypeError, "argument 'args' goes with an async function; a coroutine object has its "
+                                             "arguments already");
+            return -1;
+        }
+        return is_coroutine(what) ? FR_TASK_CORO : FR_TASK_AWAITABLE;
+    }
+    if (PyAsyncGen_CheckExact(what)) {
+        return refuse(what, "; iterate it with 'async for' inside an async function");
+    }
+    if (PyFunction_Check(what)) {
+        int flags = ((PyCodeObject *)PyFunction_GET_CODE(what))->co_flags;
+        if (flags & CO_ASYNC_GENERATOR) {
+            return refuse(what, " (an async generator function); iterate it inside an async function");
+        }
+        return FR_TASK_FUNCTION;
+    }
+    if (PyCallable_Check(what)) {
+        return FR_TASK_FUNCTION;
+    }
+    return refuse(what, "");
+}
+
+static PyObject *pack(PyObject *const *args, Py_ssize_t n)
+{
+    PyObject *tuple = n ? PyTuple_New(n) : NULL;
+    for (Py_ssize_t i = 0; tuple && i < n; i++) {
+        PyTuple_SET_ITEM(tuple, i, Py_NewRef(args[i]));
+    }
+    return tuple;
+}
+
+/* A task with references for the owned list and one handle; not published. NULL with an exception. */
+static struct fr_task *task_new(struct fr_runtime *rt, enum fr_task_kind kind, PyObject *what, PyObject *name)
+{
+    struct fr_task *task = task_alloc();
+    if (!task) {
+        PyErr_NoMemory();
+        return NULL;
+    }
+    fr_state_init(&task->state, 2, FR_NOTIFIED | FR_JOIN_INTEREST);
+    task->rt = rt;
+    task->coro = Py_NewRef(what);
+    task->args = task->result = NULL;
+    task->name = Py_XNewRef(name);
+    task->site = fr_site_here(rt->mod);
+    task->id = next_id(rt);
+    task->generation = (uint16_t)atomic_load_explicit(&rt->generation, memory_order_relaxed); /* it lives */
+    task->lock = (struct fr_mutex)FR_MUTEX_INIT;
+    task->kind = kind;
+    task->outcome = FR_OUT_PENDING;
+    task->started = task->one_arg = task->claimed = task->yielded = task->quiet = false;
+    task->joiners = NULL;
+    fr_list_node_init(&task->owned);
+    task->context = PyContext_CopyCurrent();
+    return task;
+}
+
+static void drop_inputs(struct fr_task *task)
+{
+    if (task->claimed) {
+        task->claimed = false;
+        fr_unclaim(task->coro);
+    }
+    Py_CLEAR(task->coro);
+    Py_CLEAR(task->args);
+    Py_CLEAR(task->result); /* keyword arguments, if any */
+    Py_CLEAR(task->context);
+}
+
+/* A task that was never published: nobody else knows it. */
+static void discard(struct fr_task *task)
+{
+    drop_inputs(task);
+    Py_CLEAR(task->name);
+    fr_task_free(task);
+}
+
+static void close_quietly(struct fr_module *mod, PyObject *coro)
+{
+    PyObject *error = PyErr_GetRaisedException();
+    bool closes = PyObject_HasAttr(coro, mod->str_close); /* a plain iterator has nothing to close */
+    PyObject *done = closes ? PyObject_CallMethodNoArgs(coro, mod->str_close) : Py_NewRef(Py_None);
+    if (done) {
+        Py_DECREF(done);
+    } else {
+        PyErr_WriteUnraisable(coro);
+    }
+    PyErr_SetRaisedException(error);
+}
+
+void fr_task_refused(struct fr_module *mod, PyObject *what)
+{
+    if (!PyErr_ExceptionMatches(mod->exc_shutdown) || !is_coroutine(what)) {
+        return;
+    }
+    PyObject *error = PyErr_GetRaisedException();
+    if (fr_claim(what) == 0) {
+        close_quietly(mod, what);
+        fr_unclaim(what);
+    } else {
+        PyErr_Clear(); /* another task runs it */
+    }
+    PyErr_SetRaisedException(error);
+}
+
+static PyObject *handle_new(struct fr_module *mod, struct fr_task *task);
+
+/* Puts the task among its runtime's. A new handle, or NULL with RuntimeShutdown; the task is gone then. */
+static PyObject *publish(struct fr_runtime *rt, struct fr_task *task, bool cleanup)
+{
+    PyObject *handle = handle_new(rt->mod, task);
+    if (!handle) {
+        discard(task);
+        return NULL;
+    }
+    if (!fr_owned_add(rt, task, cleanup)) {
+        PyErr_SetString(rt->mod->exc_shutdown, "the runtime is shutting down and takes no new tasks");
+        if (task->kind == FR_TASK_CORO) {
+            close_quietly(rt->mod, task->coro);
+        }
+        /* The handle must not see a half-made task: complete it as cancelled, which nobody will read. */
+        drop_inputs(task);
+        task->outcome = FR_OUT_CANCELLED;
+        fr_state_start_poll(&task->state);
+        fr_state_complete(&task->state);
+        fr_task_unref(task);
+        Py_CLEAR(handle);
+    }
+    return handle;
+}
+
+PyObject *fr_task_spawn(struct fr_runtime *rt, PyObject *what, PyObject *const *args, Py_ssize_t nargs, PyObject *name,
+                        bool cleanup)
+{
+    int kind = classify(what, nargs);
+    struct fr_task *task = kind < 0 ? NULL : task_new(rt, kind, what, name);
+    if (!task) {
+        return NULL;
+    }
+    task->one_arg = nargs == 1;
+    task->args = task->one_arg ? Py_NewRef(args[0]) : pack(args, nargs);
+    if (!task->context || (nargs && !task->args)) {
+        discard(task);
+        return NULL;
+    }
+    if (kind == FR_TASK_CORO && fr_claim(what)) {
+        discard(task);
+        return NULL;
+    }
+    task->claimed = kind == FR_TASK_CORO;
+    uint64_t id = task->id;
+    PyObject *handle = publish(rt, task, cleanup);
+    if (handle) {
+        fr_schedule(rt, task);
+    }
+    if (handle && rt->hooks.task_spawn) {
+        PyObject *number = PyLong_FromUnsignedLongLong(id);
+        fr_call_hook(rt->hooks.task_spawn, number);
+        Py_XDECREF(number);
+    }
+    return handle;
+}
+
+static PyObject *pack_keywords(PyObject *const *values, PyObject *kwnames)
+{
+    PyObject *dict = PyDict_New();
+    for (Py_ssize_t i = 0; dict && i < PyTuple_GET_SIZE(kwnames); i++) {
+        if (PyDict_SetItem(dict, PyTuple_GET_ITEM(kwnames, i), values[i])) {
+            Py_CLEAR(dict);
+        }
+    }
+    return dict;
+}
+
+PyObject *fr_task_spawn_blocking(struct fr_runtime *rt, PyObject *fn, PyObject *const *args, Py_ssize_t nargs,
+                                 PyObject *kwnames)
+{
+    if (!PyCallable_Check(fn)) {
+        PyErr_Format(PyExc_TypeError, "argument 'fn' must be callable, not %.200s", Py_TYPE(fn)->tp_name);
+        return NULL;
+    }
+    if (is_coroutine(fn) ||
+        (PyFunction_Check(fn) && ((PyCodeObject *)PyFunction_GET_CODE(fn))->co_flags & CO_COROUTINE)) {
+        PyErr_SetString(PyExc_TypeError, "argument 'fn' must be an ordinary function, not an async one; use spawn()");
+        return NULL;
+    }
+    struct fr_task *task = task_new(rt, FR_TASK_BLOCKING, fn, NULL);
+    if (!task) {
+        return NULL;
+    }
+    if (!task->context || (nargs && !(task->args = pack(args, nargs))) ||
+        (kwnames && PyTuple_GET_SIZE(kwnames) && !(task->result = pack_keywords(args + nargs, kwnames)))) {
+        discard(task);
+        return NULL;
+    }
+    PyObject *handle = publish(rt, task, false);
+    int err = handle ? fr_pool_submit(rt, task) : 0;
+    if (err) {
+        /* Not queued, so RUNNING is ours for the taking. */
+        fr_state_start_poll(&task->state);
+        fr_task_complete(task, FR_OUT_CANCELLED, NULL);
+        Py_CLEAR(handle);
+        if (err == -ESHUTDOWN) {
+            PyErr_SetString(rt->mod->exc_shutdown, "the runtime is shutting down and takes no new work");
+        } else {
+            PyErr_Format(PyExc_RuntimeError, "cannot start a blocking thread: %s", strerror(-err));
+        }
+    }
+    return handle;
+}
+
+/* ---- finishing ---- */
+
+static bool report_wanted(struct fr_task *task, uint64_t state)
+{
+    return task->outcome == FR_OUT_RAISED && !(state & FR_OBSERVED) && !task->quiet;
+}
+
+/* The policy of the task's runtime, or, if that is gone, a plain log. A new reference or NULL. */
+static PyObject *unhandled_hook(struct fr_task *task)
+{
+    struct fr_runtime *rt = task->rt;
+    PyObject *hook = NULL;
+    bool foreign = fr_foreign_begin(rt);
+    if ((uint16_t)atomic_load(&rt->generation) == task->generation) {
+        hook = Py_XNewRef(rt->hooks.unhandled);
+    }
+    fr_foreign_end(rt, foreign);
+    if (hook) {
+        return hook;
+    }
+    PyObject *module = PyImport_ImportModule("freerun.runtime.unhandled");
+    hook = module ? PyObject_GetAttrString(module, "log_unhandled") : NULL;
+    Py_XDECREF(module);
+    return hook;
+}
+
+/* Tells somebody about a failure that nobody will see. Keeps the current exception. */
+static void report_unhandled(struct fr_module *mod, struct fr_task *task)
+{
+    PyObject *error = PyErr_GetRaisedException();
+    PyObject *hook = unhandled_hook(task);
+    PyObject *description = hook ? fr_task_describe(mod, task) : NULL;
+    PyObject *done = description ? PyObject_CallFunctionObjArgs(hook, description, task->result, NULL) : NULL;
+    if (!done) {
+        PyErr_WriteUnraisable(hook);
+    }
+    Py_XDECREF(done);
+    Py_XDECREF(description);
+    Py_XDECREF(hook);
+    PyErr_SetRaisedException(error);
+}
+
+static void joiner_push_locked(struct fr_task *task, struct fr_node *node)
+{
+    if (task->joiners) {
+        fr_list_node_init(node);
+        fr_list_push_back(task->joiners, node); /* in front of the oldest: last in the ring */
+    } else {
+        fr_list_init(node);
+        task->joiners = node;
+    }
+}
+
+static void joiner_remove_locked(struct fr_task *task, struct fr_node *node)
+{
+    struct fr_node *next = node->next == node ? NULL : node->next;
+    if (task->joiners == node) {
+        task->joiners = next;
+    }
+    fr_list_remove(node);
+}
+
+/* [T3]. The name is taken out under the lock: a dump may be reading it (fr_task_describe()). */
+static void drop_outputs(struct fr_task *task)
+{
+    fr_mutex_lock(&task->lock);
+    PyObject *name = task->name;
+    task->name = NULL;
+    fr_mutex_unlock(&task->lock);
+    Py_XDECREF(name);
+    Py_CLEAR(task->result);
+}
+
+static void wake_joiners(struct fr_task *task)
+{
+    enum { BATCH = 16 };
+    int n;
+    do {
+        struct fr_task *batch[BATCH];
+        n = 0;
+        fr_mutex_lock(&task->lock);
+        struct fr_node *node;
+        while (n < BATCH && (node = task->joiners)) {
+            joiner_remove_locked(task, node);
+            struct fr_waiter *waiter = FR_CONTAINER_OF(node, struct fr_waiter, node);
+            waiter->linked = false;
+            if (waiter->event) {
+                fr_event_set(waiter->event);
+            } else {
+                batch[n++] = waiter->task;
+            }
+        }
+        fr_mutex_unlock(&task->lock);
+        for (int i = 0; i < n; i++) {
+            fr_task_wake(batch[i]);
+            fr_task_unref(batch[i]);
+        }
+    } while (n == BATCH);
+}
+
+void fr_task_complete(struct fr_task *task, enum fr_outcome outcome, PyObject *result)
+{
+    struct fr_runtime *rt = task->rt;
+    PyObject *on_terminate = rt->hooks.task_terminate;
+    PyObject *id = on_terminate ? PyLong_FromUnsignedLongLong(task->id) : NULL;
+    drop_inputs(task); /* before anybody can see the task as finished: its locals are gone by then */
+    task->outcome = outcome;
+    task->result = result;
+    if (id) {
+        fr_call_hook(on_terminate, id);
+        Py_DECREF(id);
+    }
+    fr_owned_remove(task);
+    uint64_t state = fr_state_complete(&task->state);
+    if (state & FR_JOIN_WAKER) {
+        wake_joiners(task);
+    }
+    if (!(state & FR_JOIN_INTEREST)) { /* [T3] */
+        if (report_wanted(task, state)) {
+            report_unhandled(rt->mod, task);
+        }
+        drop_outputs(task);
+    }
+    fr_task_unref(task);
+}
+
+/* ---- one step ---- */
+
+static void complete_from_error(struct fr_task *task)
+{
+    struct fr_runtime *rt = task->rt;
+    if (PyErr_ExceptionMatches(rt->mod->exc_cancelled)) {
+        PyErr_Clear();
+        fr_task_complete(task, FR_OUT_CANCELLED, NULL);
+        return;
+    }
+    PyObject *error = PyErr_GetRaisedException();
+    if (PyErr_GivenExceptionMatches(error, PyExc_KeyboardInterrupt) ||
+        PyErr_GivenExceptionMatches(error, PyExc_SystemExit)) {
+        task->quiet = true; /* block_on raises it */
+        fr_fatal(rt, error);
+    }
+    /* acquire: pairs with fr_shutdown_begin() */
+    if (PyErr_GivenExceptionMatches(error, rt->mod->exc_shutdown) &&
+        atomic_load_explicit(&rt->phase, memory_order_acquire) != FR_PHASE_RUNNING) {
+        task->quiet = true; /* it tried to spawn while it was being cancelled: no news */
+    }
+    fr_task_complete(task, FR_OUT_RAISED, error);
+}
+
+/* throw() with the result of a send(). `error` is stolen. */
+static PySendResult throw_into(struct fr_task *task, PyObject *error, PyObject **result)
+{
+    if (error && !PyObject_HasAttr(task->coro, task->rt->mod->str_throw)) { /* a plain iterator: it just ends */
+        PyErr_SetRaisedException(error);
+        return PYGEN_ERROR;
+    }
+    *result = error ? PyObject_CallMethodOneArg(task->coro, task->rt->mod->str_throw, error) : NULL;
+    Py_XDECREF(error);
+    if (*result) {
+        return PYGEN_NEXT;
+    }
+    if (!PyErr_ExceptionMatches(PyExc_StopIteration)) {
+        return PYGEN_ERROR;
+    }
+    PyObject *stop = PyErr_GetRaisedException();
+    *result = Py_NewRef(((PyStopIterationObject *)stop)->value);
+    Py_DECREF(stop);
+    return PYGEN_RETURN;
+}
+
+static PySendResult throw_cancelled(struct fr_task *task, PyObject **result)
+{
+    fr_state_set_delivered(&task->state);
+    task->yielded = false;
+    task->started = true;
+    return throw_into(task, PyObject_CallNoArgs(task->rt->mod->exc_cancelled), result);
+}
+
+/* The coroutine awaited something that is not freerun's: tell it so, where it awaits. */
+static PySendResult refuse_foreign(struct fr_task *task, PyObject **result)
+{
+    PyObject *what = *result;
+    PyObject *message = PyUnicode_FromFormat(
+        "a freerun task cannot await %.200s: it belongs to another event loop. Use freerun's own primitives, or run "
+        "the other library in a thread with freerun.spawn_blocking()",
+        what == Py_None ? "something that yields None (asyncio.sleep(0), a bare 'yield')" : Py_TYPE(what)->tp_name);
+    Py_DECREF(what);
+    *result = NULL;
+    PyObject *error = message ? PyObject_CallOneArg(PyExc_TypeError, message) : NULL;
+    Py_XDECREF(message);
+    fr_thread.wait = FR_WAIT_NONE;
+    return throw_into(task, error, result);
+}
+
+/* A coroutine that somebody else can see may be given to two tasks. Steals `coro` on failure. The claim is released
+ * for `task->coro`, which the caller sets to `coro` next. */
+static bool claim_if_shared(struct fr_task *task, PyObject *coro)
+{
+    if (Py_REFCNT(coro) > 1 && !task->claimed) {
+        if (fr_claim(coro)) {
+            Py_DECREF(coro);
+            return false;
+        }
+        task->claimed = true;
+    }
+    return true;
+}
+
+/* What `await` does with an awaitable that is no coroutine: its iterator is stepped. */
+static bool start_awaitable(struct fr_task *task)
+{
+    PyObject *iterator = Py_TYPE(task->coro)->tp_as_async->am_await(task->coro);
+    if (iterator && !PyIter_Check(iterator)) {
+        PyErr_Format(PyExc_TypeError, "__await__() of %.200s returned %.200s, which is no iterator",
+                     Py_TYPE(task->coro)->tp_name, Py_TYPE(iterator)->tp_name);
+        Py_CLEAR(iterator);
+    }
+    if (!iterator) {
+        return false;
+    }
+    if (!claim_if_shared(task, iterator)) {
+        return false;
+    }
+    Py_SETREF(task->coro, iterator);
+    task->kind = FR_TASK_CORO;
+    return true;
+}
+
+/* Makes the coroutine on the thread that polls it first, so that its reference counts are local to it. */
+static bool call_function(struct fr_task *task)
+{
+    PyObject *coro = task->one_arg ? PyObject_CallOneArg(task->coro, task->args)
+                     : task->args  ? PyObject_CallObject(task->coro, task->args)
+                                   : PyObject_CallNoArgs(task->coro);
+    if (coro && !PyCoro_CheckExact(coro) && !is_coroutine(coro) && !is_awaitable(coro)) {
+        PyErr_Format(PyExc_TypeError,
+                     "argument 'coro' %s, but calling %R returned %.200s; use spawn_blocking() for ordinary functions",
+                     spawn_needs, task->coro, Py_TYPE(coro)->tp_name);
+        Py_CLEAR(coro);
+    }
+    if (!coro) {
+        return false;
+    }
+    if (!claim_if_shared(task, coro)) {
+        return false;
+    }
+    Py_SETREF(task->coro, coro);
+    Py_CLEAR(task->args);
+    task->kind = PyCoro_CheckExact(coro) || is_coroutine(coro) ? FR_TASK_CORO : FR_TASK_AWAITABLE;
+    return true;
+}
+
+/* Gets from what was spawned to what can be stepped. */
+static bool start(struct fr_task *task)
+{
+    return (task->kind != FR_TASK_FUNCTION || call_function(task)) &&
+           (task->kind != FR_TASK_AWAITABLE || start_awaitable(task));
+}
+
+static PySendResult step(struct fr_task *task, uint64_t state, PyObject **result)
+{
+    fr_thread.wait = FR_WAIT_NONE;
+    if (__builtin_expect((state & (FR_CANCELLED | FR_DELIVERED)) == FR_CANCELLED, 0)) {
+        if (task->kind != FR_TASK_CORO) { /* never started: there is nothing to throw into */
+            PyErr_SetNone(task->rt->mod->exc_cancelled);
+            return PYGEN_ERROR;
+        }
+        return throw_cancelled(task, result);
+    }
+    if (task->kind != FR_TASK_CORO && !start(task)) {
+        return PYGEN_ERROR;
+    }
+    task->started = true;
+    return PyIter_Send(task->coro, Py_None, result);
+}
+
+/* Steps inside the task's context until it waits properly, returns or raises. */
+static PySendResult step_in_context(struct fr_task *task, uint64_t state, PyObject **result)
+{
+    if (PyContext_Enter(task->context)) {
+        return PYGEN_ERROR;
+    }
+    PySendResult sent = step(task, state, result);
+    while (sent == PYGEN_NEXT && __builtin_expect(*result != FR_TOKEN || fr_thread.wait == FR_WAIT_NONE, 0)) {
+        sent = refuse_foreign(task, result); /* [L1] */
+    }
+    PyContext_Exit(task->context); /* keeps a raised exception; it fails only if somebody else exited it */
+    return sent;
+}
+
+static bool closing(struct fr_runtime *rt)
+{
+    /* acquire: pairs with fr_shutdown() moving the phase */
+    return atomic_load_explicit(&rt->phase, memory_order_acquire) >= FR_PHASE_CLOSING;
+}
+
+enum fr_poll_result fr_task_poll(struct fr_task *task)
+{
+    uint64_t state = fr_state_start_poll(&task->state);
+    if (__builtin_expect(closing(task->rt), 0)) {
+        fr_task_close(task);
+        return FR_POLL_DONE;
+    }
+    PyObject *result = NULL;
+    fr_thread.task = task;
+    PySendResult sent = step_in_context(task, state, &result);
+    fr_thread.task = NULL;
+    if (__builtin_expect(fr_forked(task->rt), 0)) {
+        PyErr_Clear();
+        return FR_POLL_DONE; /* nothing of the runtime may be touched in the child; the task stays as it is */
+    }
+    if (sent == PYGEN_NEXT) { /* the token is immortal: no reference to drop */
+        if (__builtin_expect(closing(task->rt), 0)) {
+            fr_task_close(task);
+            return FR_POLL_DONE;
+        }
+        if (fr_thread.wait == FR_WAIT_YIELD) {
+            fr_state_end_poll_yield(&task->state);
+            return FR_POLL_REQUEUE;
+        }
+        return fr_state_end_poll(&task->state) ? FR_POLL_REQUEUE : FR_POLL_DONE;
+    }
+    if (sent == PYGEN_RETURN) {
+        fr_task_complete(task, FR_OUT_RETURNED, result);
+    } else {
+        complete_from_error(task);
+    }
+    return FR_POLL_DONE;
+}
+
+void fr_task_close(struct fr_task *task)
+{
+    if (task->kind == FR_TASK_CORO && task->coro && PyContext_Enter(task->context) == 0) {
+        struct fr_task *outer = fr_thread.task;
+        fr_thread.task = task; /* its finally blocks may look at themselves, but not wait any more */
+        close_quietly(task->rt->mod, task->coro);
+        fr_thread.task = outer;
+        PyContext_Exit(task->context);
+    }
+    PyErr_Clear(); /* the context was entered elsewhere: nothing more can be done for this task */
+    fr_task_complete(task, FR_OUT_CANCELLED, NULL);
+}
+
+void fr_task_run_blocking(struct fr_task *task)
+{
+    uint64_t state = fr_state_start_poll(&task->state);
+    if (state & FR_CANCELLED) {
+        fr_task_complete(task, FR_OUT_CANCELLED, NULL);
+        return;
+    }
+    PyObject *result = NULL;
+    if (PyContext_Enter(task->context) == 0) {
+        PyObject *empty = task->args ? NULL : PyTuple_New(0);
+        result = PyObject_Call(task->coro, task->args ? task->args : empty, task->result);
+        Py_XDECREF(empty);
+        PyContext_Exit(task->context);
+    }
+    if (result) {
+        fr_task_complete(task, FR_OUT_RETURNED, result);
+    } else {
+        complete_from_error(task);
+    }
+}
+
+/* ---- results ---- */
+
+static void raise_join_error(struct fr_module *mod, struct fr_task *task)
+{
+    PyObject *message = PyUnicode_FromFormat("task %llu was cancelled", (unsigned long long)task->id);
+    PyObject *id = PyLong_FromUnsignedLongLong(task->id);
+    PyObject *error = message && id ? PyObject_CallFunctionObjArgs(mod->exc_join, message, id, NULL) : NULL;
+    Py_XDECREF(message);
+    Py_XDECREF(id);
+    if (error) {
+        PyErr_SetRaisedException(error);
+    }
+}
+
+PyObject *fr_task_take_result(struct fr_module *mod, struct fr_task *task)
+{
+    if (task->outcome == FR_OUT_RETURNED && task->result) {
+        return Py_NewRef(task->result);
+    }
+    if (task->outcome == FR_OUT_RAISED && task->result) {
+        fr_state_set_observed(&task->state);
+        PyErr_SetRaisedException(Py_NewRef(task->result));
+        return NULL;
+    }
+    raise_join_error(mod, task);
+    return NULL;
+}
+
+/* Links `waiter`, whose task reference the caller has taken. False: the task is complete, nothing was linked. */
+static bool link_waiter(struct fr_task *task, struct fr_waiter *waiter)
+{
+    fr_mutex_lock(&task->lock);
+    bool pending = fr_state_set_join_waker(&task->state);
+    if (pending) {
+        joiner_push_locked(task, &waiter->node);
+        waiter->linked = true;
+    }
+    fr_mutex_unlock(&task->lock);
+    return pending;
+}
+
+/* True if it was linked: the caller owns its task reference again. */
+static bool unlink_waiter(struct fr_task *task, struct fr_waiter *waiter)
+{
+    fr_mutex_lock(&task->lock);
+    bool linked = waiter->linked;
+    if (linked) {
+        joiner_remove_locked(task, &waiter->node);
+        waiter->linked = false;
+    }
+    fr_mutex_unlock(&task->lock);
+    return linked;
+}
+
+bool fr_task_link_event(struct fr_task *task, struct fr_waiter *waiter, struct fr_event *event)
+{
+    *waiter = (struct fr_waiter){.event = event};
+    return link_waiter(task, waiter);
+}
+
+void fr_task_unlink(struct fr_task *task, struct fr_waiter *waiter)
+{
+    if (unlink_waiter(task, waiter) && waiter->task) {
+        fr_task_unref(waiter->task);
+    }
+}
+
+int fr_task_wait_event(struct fr_task *task, struct fr_event *event, int64_t timeout_ns)
+{
+    struct fr_waiter waiter;
+    if (!fr_task_link_event(task, &waiter, event)) {
+        return 0;
+    }
+    uint64_t deadline = timeout_ns < 0 ? UINT64_MAX : fr_clock_ns() + (uint64_t)timeout_ns;
+    int result;
+    for (;;) {
+        uint64_t now = fr_clock_ns();
+        int64_t left = timeout_ns < 0 ? -1 : deadline > now ? (int64_t)(deadline - now) : 0;
+        PyThreadState *state = PyEval_SaveThread();
+        int err = fr_event_wait(event, left);
+        PyEval_RestoreThread(state);
+        result = err == -ETIMEDOUT ? 1 : err == 0 ? 0 : PyErr_CheckSignals();
+        if (err != -EINTR || result) {
+            break;
+        }
+    }
+    fr_task_unlink(task, &waiter);
+    return result;
+}
+
+/* ---- descriptions ---- */
+
+static const char *state_name(uint64_t state, struct fr_task *task)
+{
+    if (state & FR_COMPLETE) {
+        return "finished";
+    }
+    if (state & FR_RUNNING) {
+        return "running";
+    }
+    if (state & FR_NOTIFIED) {
+        return task->started ? "ready" : "spawned";
+    }
+    return "waiting";
+}
+
+/* Only what never changes or is read atomically: `task` may be running on another thread. */
+PyObject *fr_task_describe(struct fr_module *Py_UNUSED(mod), struct fr_task *task)
+{
+    uint64_t state = fr_state_load(&task->state);
+    PyObject *site = fr_site_describe(task->site);
+    if (!site) {
+        return NULL;
+    }
+    fr_mutex_lock(&task->lock); /* see drop_outputs() */
+    PyObject *name = Py_NewRef(task->name ? task->name : Py_None);
+    fr_mutex_unlock(&task->lock);
+    return Py_BuildValue("{s:K,s:N,s:s,s:N,s:s,s:O}", "id", (unsigned long long)task->id, "name", name, "state",
+                         state_name(state, task), "spawned_at", site, "kind",
+                         task->kind == FR_TASK_BLOCKING ? "blocking" : "async", "cancelled",
+                         state & FR_CANCELLED ? Py_True : Py_False);
+}
+
+/* ---- JoinHandle ---- */
+
+typedef struct {
+    PyObject_HEAD
+    struct fr_task *task; /* one reference, and JOIN_INTEREST */
+} HandleObject;
+
+struct fr_task *fr_handle_task(PyObject *handle)
+{
+    return ((HandleObject *)handle)->task;
+}
+
+static PyObject *handle_new(struct fr_module *mod, struct fr_task *task)
+{
+    HandleObject *handle = (HandleObject *)fr_alloc(mod->handle_type, FR_FREE_HANDLE);
+    if (handle) {
+        handle->task = task;
+        if (!PyObject_GC_IsTracked((PyObject *)handle)) {
+            PyObject_GC_Track(handle);
+        }
+    }
+    return (PyObject *)handle;
+}
+
+static int handle_traverse(PyObject *self, visitproc visit, void *arg)
+{
+    struct fr_task *task = ((HandleObject *)self)->task;
+    Py_VISIT(Py_TYPE(self));
+    if (task && fr_state_load(&task->state) & FR_COMPLETE) {
+        Py_VISIT(task->result); /* this handle is the one owner of a finished task's result [T3] */
+    }
+    return 0;
+}
+
+static int handle_clear(PyObject *self)
+{
+    struct fr_task *task = ((HandleObject *)self)->task;
+    if (task && fr_state_load(&task->state) & FR_COMPLETE) {
+        Py_CLEAR(task->result);
+    }
+    return 0;
+}
+
+static void handle_dealloc(PyObject *self)
+{
+    struct fr_task *task = ((HandleObject *)self)->task;
+    PyObject_GC_UnTrack(self);
+    FR_TRASHCAN_BEGIN(self, handle_dealloc)
+    if (task && fr_state_drop_join_interest(&task->state)) { /* [T3] */
+        if (report_wanted(task, fr_state_load(&task->state)) && task->result) {
+            report_unhandled(fr_module_of_type(Py_TYPE(self)), task);
+        }
+        drop_outputs(task);
+    }
+    if (task) {
+        fr_task_unref(task);
+    }
+    fr_dealloc(self, FR_FREE_HANDLE);
+    FR_TRASHCAN_END
+}
+
+static PyObject *task_abort_method(PyObject *self, PyObject *Py_UNUSED(ignored))
+{
+    return PyBool_FromLong(fr_task_abort(((HandleObject *)self)->task));
+}
+
+static PyObject *task_is_finished(PyObject *self, PyObject *Py_UNUSED(ignored))
+{
+    return PyBool_FromLong((fr_state_load(&((HandleObject *)self)->task->state) & FR_COMPLETE) != 0);
+}
+
+static PyObject *task_get_id(PyObject *self, void *Py_UNUSED(closure))
+{
+    return PyLong_FromUnsignedLongLong(((HandleObject *)self)->task->id);
+}
+
+/* The JoinHandle keeps the name alive. */
+static PyObject *handle_get_name(PyObject *self, void *Py_UNUSED(closure))
+{
+    PyObject *name = ((HandleObject *)self)->task->name;
+    return Py_NewRef(name ? name : Py_None);
+}
+
+static PyObject *ref_new(PyTypeObject *type, struct fr_task *task);
+
+static PyObject *handle_abort_handle(PyObject *self, PyTypeObject *cls, PyObject *const *Py_UNUSED(args),
+                                     Py_ssize_t Py_UNUSED(nargs), PyObject *Py_UNUSED(kwnames))
+{
+    return ref_new(fr_module_of_type(cls)->abort_type, ((HandleObject *)self)->task);
+}
+
+/* Says that a failure is wanted in the log at once rather than when the handle goes; the handle itself stays usable. */
+static PyObject *handle_detach(PyObject *Py_UNUSED(self), PyObject *Py_UNUSED(ignored))
+{
+    Py_RETURN_NONE;
+}
+
+static PyObject *handle_blocking_result(PyObject *self, PyTypeObject *cls, PyObject *const *args, Py_ssize_t nargs,
+                                        PyObject *kwnames)
+{
+    struct fr_task *task = ((HandleObject *)self)->task;
+    PyObject *timeout = nargs ? args[0] : Py_None;
+    if (kwnames && PyTuple_GET_SIZE(kwnames) == 1 && nargs == 0 &&
+        PyUnicode_EqualToUTF8(PyTuple_GET_ITEM(kwnames, 0), "timeout")) {
+        timeout = args[0];
+    } else if (nargs > 1 || (kwnames && PyTuple_GET_SIZE(kwnames))) {
+        PyErr_SetString(PyExc_TypeError, "blocking_result() takes one optional argument, 'timeout'");
+        return NULL;
+    }
+    double seconds = -1;
+    if (timeout != Py_None && fr_parse_seconds(timeout, "timeout", &seconds)) {
+        return NULL;
+    }
+    if (fr_thread.worker) {
+        PyErr_SetString(PyExc_RuntimeError, "blocking_result() would block a worker: inside a task, await the handle");
+        return NULL;
+    }
+    if (!(fr_state_load(&task->state) & FR_COMPLETE)) {
+        struct fr_event event;
+        fr_event_init(&event, -1);
+        int64_t ns = seconds < 0 ? -1 : seconds > 9e9 ? INT64_MAX / 4 : (int64_t)(seconds * 1e9);
+        int waited = fr_task_wait_event(task, &event, ns);
+        if (waited > 0) {
+            PyErr_Format(PyExc_TimeoutError, "task %llu did not finish in time", (unsigned long long)task->id);
+        }
+        if (waited) {
+            return NULL;
+        }
+    }
+    return fr_task_take_result(fr_module_of_type(cls), task);
+}
+
+static PyObject *handle_repr(PyObject *self)
+{
+    struct fr_task *task = ((HandleObject *)self)->task;
+    PyObject *name = task->name;
+    return PyUnicode_FromFormat("<JoinHandle id=%llu%s%V %s>", (unsigned long long)task->id, name ? " name=" : "", name,
+                                "", state_name(fr_state_load(&task->state), task));
+}
+
+/* ---- awaiting a JoinHandle ---- */
+
+typedef struct {
+    PyObject_HEAD
+    PyObject *handle;
+    struct fr_waiter waiter;
+    bool linked_once;
+    _Atomic bool stepping;
+} JoinObject;
+
+static PyObject *handle_await(PyObject *self)
+{
+    struct fr_module *mod = fr_module_of_type(Py_TYPE(self));
+    JoinObject *join = (JoinObject *)fr_alloc(mod->join_type, FR_FREE_JOIN);
+    if (join) {
+        join->handle = Py_NewRef(self);
+        join->waiter = (struct fr_waiter){.task = NULL};
+        join->linked_once = false;
+        atomic_init(&join->stepping, false);
+    }
+    return (PyObject *)join;
+}
+
+static PyObject *join_finish(JoinObject *join, struct fr_task *task)
+{
+    if (!fr_leaf_spend()) {
+        return fr_leaf_yield();
+    }
+    struct fr_module *mod = fr_module_of_type(Py_TYPE((PyObject *)join));
+    PyObject *result = fr_task_take_result(mod, task);
+    return result ? fr_leaf_return(result) : NULL;
+}
+
+static PyObject *join_step(JoinObject *join, struct fr_task *me)
+{
+    struct fr_task *task = ((HandleObject *)join->handle)->task;
+    if (fr_state_load(&task->state) & FR_COMPLETE) {
+        return join_finish(join, task);
+    }
+    if (me == task) {
+        PyErr_SetString(PyExc_RuntimeError, "a task cannot await itself");
+        return NULL;
+    }
+    if (join->linked_once && join->waiter.task != me) {
+        fr_task_unlink(task, &join->waiter); /* the leaf moved to another task */
+        join->linked_once = false;
+    }
+    if (!join->linked_once) {
+        join->waiter.task = me;
+        fr_task_ref(me);
+        if (!link_waiter(task, &join->waiter)) {
+            fr_task_unref(me);
+            return join_finish(join, task);
+        }
+        join->linked_once = true; /* stays linked until the task is complete: spurious wakes need nothing */
+    }
+    return fr_leaf_park();
+}
+
+static PyObject *join_iternext(PyObject *self)
+{
+    JoinObject *join = (JoinObject *)self;
+    struct fr_task *me = fr_leaf_task();
+    if (!me || !fr_leaf_enter(&join->stepping)) {
+        return NULL;
+    }
+    PyObject *token = join_step(join, me);
+    fr_leaf_exit(&join->stepping);
+    return token;
+}
+
+static void join_let_go(PyObject *self)
+{
+    JoinObject *join = (JoinObject *)self;
+    if (join->linked_once) {
+        join->linked_once = false;
+        fr_task_unlink(((HandleObject *)join->handle)->task, &join->waiter);
+    }
+}
+
+FR_LEAF_METHODS(join, join_let_go);
+
+static void join_dealloc(PyObject *self)
+{
+    JoinObject *join = (JoinObject *)self;
+    join_let_go(self);
+    Py_DECREF(join->handle);
+    fr_dealloc(self, FR_FREE_JOIN);
+}
+
+static PyType_Slot join_slots[] = {
+    {Py_tp_doc, "What awaiting a JoinHandle iterates over."},
+    {Py_tp_dealloc, join_dealloc},
+    {Py_tp_methods, join_methods},
+    FR_LEAF_SLOTS(join_iternext),
+    {0, NULL},
+};
+
+static PyType_Spec join_spec = {
+    .name = "freerun._core._native.Join",
+    .basicsize = sizeof(JoinObject),
+    .flags = Py_TPFLAGS_DEFAULT | Py_TPFLAGS_IMMUTABLETYPE | Py_TPFLAGS_DISALLOW_INSTANTIATION,
+    .slots = join_slots,
+};
+
+static PyMethodDef handle_methods[] = {
+    {"abort", task_abort_method, METH_NOARGS,
+     "abort($self)\n--\n\nThrow Cancelled into the task at its suspension point. True if this call was the first and "
+     "the task had not finished."},
+    {"is_finished", task_is_finished, METH_NOARGS, "is_finished($self)\n--\n\nWhether the task has ended."},
+    {"abort_handle", (PyCFunction)(void (*)(void))handle_abort_handle, METH_METHOD | METH_FASTCALL | METH_KEYWORDS,
+     "abort_handle($self)\n--\n\nA handle that can abort the task but not read its result."},
+    {"detach", handle_detach, METH_NOARGS,
+     "detach($self)\n--\n\nLet the task run on by itself; same as dropping the handle."},
+    {"blocking_result", (PyCFunction)(void (*)(void))handle_blocking_result,
+     METH_METHOD | METH_FASTCALL | METH_KEYWORDS,
+     "blocking_result($self, timeout=None)\n--\n\nWait for the task on a plain thread; TimeoutError after `timeout` "
+     "seconds."},
+    {"__class_getitem__", Py_GenericAlias, METH_O | METH_CLASS, NULL},
+    {NULL, NULL, 0, NULL},
+};
+
+static PyGetSetDef handle_getset[] = {
+    {"id", task_get_id, NULL, "The task's number, unique in its runtime.", NULL},
+    {"name", handle_get_name, NULL, "The name given to spawn(), or None.", NULL},
+    {NULL, NULL, NULL, NULL, NULL},
+};
+
+static PyType_Slot handle_slots[] = {
+    {Py_tp_doc,
+     "Owned permission to await a spawned task.\n\nAwaiting it is cancel safe. Dropping it lets the task run "
+     "on. Any thread may use it. Tokio: tokio::task::JoinHandle."},
+    {Py_tp_dealloc, handle_dealloc},
+    {Py_tp_traverse, handle_traverse},
+    {Py_tp_clear, handle_clear},
+    {Py_tp_repr, handle_repr},
+    {Py_tp_methods, handle_methods},
+    {Py_tp_getset, handle_getset},
+    {Py_am_await, handle_await},
+    {0, NULL},
+};
+
+static PyType_Spec handle_spec = {
+    .name = "freerun.JoinHandle",
+    .basicsize = sizeof(HandleObject),
+    .flags = Py_TPFLAGS_DEFAULT | Py_TPFLAGS_HAVE_GC | Py_TPFLAGS_IMMUTABLETYPE | Py_TPFLAGS_DISALLOW_INSTANTIATION,
+    .slots = handle_slots,
+};
+
+/* ---- AbortHandle and TaskRef: a task reference without its result ---- */
+
+typedef struct {
+    PyObject_HEAD
+    struct fr_task *task; /* same place as in HandleObject: methods are shared */
+    PyObject *name;
+} RefObject;
+
+static PyObject *ref_new(PyTypeObject *type, struct fr_task *task)
+{
+    RefObject *ref = (RefObject *)type->tp_alloc(type, 0);
+    if (ref) {
+        fr_task_ref(task);
+        ref->task = task;
+        ref->name = Py_XNewRef(task->name);
+    }
+    return (PyObject *)ref;
+}
+
+static void ref_dealloc(PyObject *self)
+{
+    RefObject *ref = (RefObject *)self;
+    PyTypeObject *type = Py_TYPE(self);
+    fr_task_unref(ref->task);
+    Py_XDECREF(ref->name);
+    type->tp_free(self);
+    Py_DECREF(type);
+}
+
+static PyObject *ref_get_name(PyObject *self, void *Py_UNUSED(closure))
+{
+    PyObject *name = ((RefObject *)self)->name;
+    return Py_NewRef(name ? name : Py_None);
+}
+
+static PyObject *ref_get_site(PyObject *self, void *Py_UNUSED(closure))
+{
+    return fr_site_describe(((RefObject *)self)->task->site);
+}
+
+static PyMethodDef ref_methods[] = {
+    {"abort", task_abort_method, METH_NOARGS,
+     "abort($self)\n--\n\nThrow Cancelled into the task at its suspension point. True if this call was the first and "
+     "the task had not finished."},
+    {"is_finished", task_is_finished, METH_NOARGS, "is_finished($self)\n--\n\nWhether the task has ended."},
+    {NULL, NULL, 0, NULL},
+};
+
+static PyGetSetDef abort_getset[] = {
+    {"id", task_get_id, NULL, "The task's number, unique in its runtime.", NULL},
+    {"name", ref_get_name, NULL, "The name given to spawn(), or None.", NULL},
+    {NULL, NULL, NULL, NULL, NULL},
+};
+
+static PyGetSetDef ref_getset[] = {
+    {"id", task_get_id, NULL, "The task's number, unique in its runtime.", NULL},
+    {"name", ref_get_name, NULL, "The name given to spawn(), or None.", NULL},
+    {"spawned_at", ref_get_site, NULL, "\"file:line in function\" of the spawn() call, or None.", NULL},
+    {NULL, NULL, NULL, NULL, NULL},
+};
+
+static PyType_Slot abort_slots[] = {
+    {Py_tp_doc, "Permission to abort a task, without its result. Any thread may use it. Tokio: "
+                "tokio::task::AbortHandle."},
+    {Py_tp_dealloc, ref_dealloc},
+    {Py_tp_methods, ref_methods},
+    {Py_tp_getset, abort_getset},
+    {0, NULL},
+};
+
+static PyType_Spec abort_spec = {
+    .name = "freerun.AbortHandle",
+    .basicsize = sizeof(RefObject),
+    .flags = Py_TPFLAGS_DEFAULT | Py_TPFLAGS_IMMUTABLETYPE | Py_TPFLAGS_DISALLOW_INSTANTIATION,
+    .slots = abort_slots,
+};
+
+static PyType_Slot ref_slots[] = {
+    {Py_tp_doc, "A task, as current_task() returns it."},
+    {Py_tp_dealloc, ref_dealloc},
+    {Py_tp_methods, ref_methods},
+    {Py_tp_getset, ref_getset},
+    {0, NULL},
+};
+
+static PyType_Spec ref_spec = {
+    .name = "freerun._core._native.TaskRef",
+    .basicsize = sizeof(RefObject),
+    .flags = Py_TPFLAGS_DEFAULT | Py_TPFLAGS_IMMUTABLETYPE | Py_TPFLAGS_DISALLOW_INSTANTIATION,
+    .slots = ref_slots,
+};
+
+/* ---- module functions ---- */
+
+/* spawn()'s only keyword. 0 or -1 with an exception; *name borrowed, NULL if absent. */
+int fr_task_parse_name(PyObject *const *values, PyObject *kwnames, PyObject **name)
+{
+    *name = NULL;
+    for (Py_ssize_t i = 0; kwnames && i < PyTuple_GET_SIZE(kwnames); i++) {
+        if (!PyUnicode_EqualToUTF8(PyTuple_GET_ITEM(kwnames, i), "name")) {
+            PyErr_Format(PyExc_TypeError,
+                         "spawn() got an unexpected keyword argument '%U'; only 'name' is spawn's own: use "
+                         "functools.partial to pass keywords to the async function",
+                         PyTuple_GET_ITEM(kwnames, i));
+            return -1;
+        }
+        *name = values[i] == Py_None ? NULL : values[i];
+    }
+    if (*name && !PyUnicode_Check(*name)) {
+        PyErr_Format(PyExc_TypeError, "argument 'name' must be a str or None, not %.200s", Py_TYPE(*name)->tp_name);
+        return -1;
+    }
+    return 0;
+}
+
+int fr_task_need_one(Py_ssize_t nargs, const char *function, const char *argument)
+{
+    if (nargs > 0) {
+        return 0;
+    }
+    PyErr_Format(PyExc_TypeError, "%s() missing 1 required positional argument: '%s'", function, argument);
+    return -1;
+}
+
+PyObject *fr_task_spawn_here(PyObject *module, PyObject *const *args, Py_ssize_t nargs, PyObject *kwnames)
+{
+    PyObject *name;
+    struct fr_module *mod = PyModule_GetState(module);
+    if (fr_task_need_one(nargs, "spawn", "coro") || (kwnames && fr_task_parse_name(args + nargs, kwnames, &name))) {
+        return NULL;
+    }
+    struct fr_visit visit;
+    if (!fr_visit_current(mod, &visit)) {
+        fr_task_refused(mod, args[0]);
+        return NULL;
+    }
+    PyObject *handle = fr_task_spawn(visit.rt, args[0], args + 1, nargs - 1, kwnames ? name : NULL, false);
+    fr_visit_end(&visit);
+    return handle;
+}
+
+PyObject *fr_task_spawn_blocking_here(PyObject *module, PyObject *const *args, Py_ssize_t nargs, PyObject *kwnames)
+{
+    if (fr_task_need_one(nargs, "spawn_blocking", "fn")) {
+        return NULL;
+    }
+    struct fr_visit visit;
+    if (!fr_visit_current(PyModule_GetState(module), &visit)) {
+        return NULL;
+    }
+    PyObject *handle = fr_task_spawn_blocking(visit.rt, args[0], args + 1, nargs - 1, kwnames);
+    fr_visit_end(&visit);
+    return handle;
+}
+
+PyObject *fr_task_current(PyObject *module, PyObject *Py_UNUSED(ignored))
+{
+    struct fr_module *mod = PyModule_GetState(module);
+    struct fr_task *task = fr_leaf_task();
+    return task ? ref_new(mod->task_ref_type, task) : NULL;
+}
+
+int fr_task_add_types(struct fr_module *mod)
+{
+    return fr_module_add_type(mod, &mod->handle_type, &handle_spec, "JoinHandle") ||
+                   fr_module_add_type(mod, &mod->join_type, &join_spec, NULL) ||
+                   fr_module_add_type(mod, &mod->abort_type, &abort_spec, "AbortHandle") ||
+                   fr_module_add_type(mod, &mod->task_ref_type, &ref_spec, "TaskRef")
+               ? -1
+               : 0;
+}

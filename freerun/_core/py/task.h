@@ -1,0 +1,113 @@
+/* task: one spawned coroutine (or blocking call), its state word and its result.
+ *
+ * THREADS    spawn, wake, abort: any attached thread (wake: any thread at all). poll, complete: the thread that holds
+ *            RUNNING.
+ * OWNERSHIP  the struct is plain C, counted in the state word: one reference for the owned list (until completion),
+ *            one per JoinHandle/AbortHandle, one per linked waiter. Being queued holds none (see rt/state.h).
+ *            Python references (coro, args, context) die at completion; result and name die with the later of
+ *            completion and the JoinHandle. So the last fr_task_unref() never touches Python and may come from a
+ *            detached thread.
+ * FIELDS     state              atomics of rt/state.h
+ *            coro, args, context   spawner before publication, then the holder of RUNNING
+ *            result, outcome    holder of RUNNING before COMPLETE (release), then the JoinHandle's readers (acquire)
+ *            joiners            under `lock`
+ *            owned, shard       under the shard's lock
+ *            rt                 constant; valid memory for ever (runtimes are recycled, not freed), see runtime.h
+ * INVARIANTS T1 only the holder of RUNNING touches the coroutine.
+ *            T2 COMPLETE is set exactly once, after result and outcome are written.
+ *            T3 exactly one of {completion, JoinHandle's dealloc} drops result and name: the state word arbitrates.
+ * LOCKS      `lock` is a leaf; waking happens after it is released.
+ * SHUTDOWN   every task is aborted, then closed: see runtime.c.
+ * PROVED BY  tests/task/test_task_combinations.py
+ */
+#ifndef FR_TASK_H
+#define FR_TASK_H
+
+#include "module.h"
+#include "rt/state.h"
+#include "rt/waiter.h"
+#include "thread.h"
+
+enum fr_outcome { FR_OUT_PENDING, FR_OUT_RETURNED, FR_OUT_RAISED, FR_OUT_CANCELLED };
+/* AWAITABLE and FUNCTION become CORO, with what is to be stepped in `coro`, at the first poll. */
+enum fr_task_kind { FR_TASK_CORO, FR_TASK_AWAITABLE, FR_TASK_FUNCTION, FR_TASK_BLOCKING };
+
+struct fr_task {
+    _Atomic uint64_t state;
+    struct fr_runtime *rt;
+    PyObject *coro; /* kind CORO: the coroutine or iterator; else the awaitable or callable */
+    PyObject *args; /* tuple or NULL; with `one_arg` the argument itself: a tuple less to make, and to collect */
+    PyObject *context;
+    PyObject *result; /* a blocking task that has not run yet: its keyword arguments, dict or NULL */
+    PyObject *name;   /* str or NULL */
+    struct fr_node owned;
+    struct fr_node *joiners; /* a ring without a head: the oldest waiter, NULL if none */
+    const struct fr_site *site;
+    uint64_t id;
+    struct fr_task *next; /* free list, blocking queue */
+    struct fr_mutex lock;
+    uint16_t shard;
+    uint16_t generation; /* of rt, its low bits: whether that runtime still lives */
+    uint8_t kind;
+    uint8_t outcome;
+    bool started;
+    bool one_arg;
+    bool claimed; /* `coro` is in claims.c */
+    bool yielded; /* yield_now() has yielded and not yet resumed; the holder of RUNNING */
+    bool quiet;   /* a failure is somebody else's to report (block_on's main task) */
+};
+
+static inline void fr_task_ref(struct fr_task *task)
+{
+    fr_ref_inc(&task->state);
+}
+
+void fr_task_free(struct fr_task *task);
+
+static inline void fr_task_unref(struct fr_task *task)
+{
+    if (fr_ref_dec(&task->state)) {
+        fr_task_free(task);
+    }
+}
+
+/* Wakes from any thread, attached or not. The reference stays the caller's. */
+void fr_task_wake(struct fr_task *task);
+/* Requests cancellation; true if this call was the first and the task was not complete. */
+bool fr_task_abort(struct fr_task *task);
+
+/* Creates and publishes a task; returns a new JoinHandle or NULL with an exception (the coroutine is then closed).
+ * `what` is a coroutine or a callable; `args` are borrowed. `cleanup`: also while tasks are being cancelled. */
+PyObject *fr_task_spawn(struct fr_runtime *rt, PyObject *what, PyObject *const *args, Py_ssize_t nargs, PyObject *name,
+                        bool cleanup);
+/* With RuntimeShutdown set before there was a task: closes a coroutine, as fr_task_spawn() does. */
+void fr_task_refused(struct fr_module *mod, PyObject *what);
+PyObject *fr_task_spawn_blocking(struct fr_runtime *rt, PyObject *fn, PyObject *const *args, Py_ssize_t nargs,
+                                 PyObject *kwnames);
+struct fr_task *fr_handle_task(PyObject *handle);
+
+/* One step of a task that came out of a run queue. Returns what to do with it next. */
+enum fr_poll_result { FR_POLL_DONE, FR_POLL_REQUEUE };
+enum fr_poll_result fr_task_poll(struct fr_task *task);
+/* Ends a task whose coroutine can no longer be run: close() it. The caller holds RUNNING. */
+void fr_task_close(struct fr_task *task);
+/* Steals `result`. The caller holds RUNNING. Drops the owned reference: `task` may be gone afterwards. */
+void fr_task_complete(struct fr_task *task, enum fr_outcome outcome, PyObject *result);
+/* Runs a blocking task on the calling pool thread. */
+void fr_task_run_blocking(struct fr_task *task);
+/* The result as a new reference, or NULL with its exception. The task is complete. */
+PyObject *fr_task_take_result(struct fr_module *mod, struct fr_task *task);
+/* Waits (detached) on a plain thread; 0, -1 with an exception (signals), 1 on timeout. */
+int fr_task_wait_event(struct fr_task *task, struct fr_event *event, int64_t timeout_ns);
+bool fr_task_link_event(struct fr_task *task, struct fr_waiter *waiter, struct fr_event *event);
+void fr_task_unlink(struct fr_task *task, struct fr_waiter *waiter);
+
+/* Description for reports and dumps: new reference to a dict. */
+PyObject *fr_task_describe(struct fr_module *mod, struct fr_task *task);
+/* "file:line in function", or None. */
+PyObject *fr_site_describe(const struct fr_site *site);
+const struct fr_site *fr_site_here(struct fr_module *mod);
+void fr_sites_free(struct fr_module *mod);
+void fr_sites_after_fork(struct fr_module *mod);
+
+#endif

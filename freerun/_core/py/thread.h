@@ -1,0 +1,40 @@
+/* thread: what the engine knows about the calling thread.
+ *
+ * THREADS    thread-local: only the thread itself touches it.
+ * FIELDS     worker  the core this thread runs; NULL off-worker and after block_in_place gave it away
+ *            core    the runtime that spawn() uses (a worker's own, or one entered with Handle.enter: until leave(),
+ *                    on a worker until the poll ends at the latest); borrowed: a worker thread and enter() hold it
+ *            task    the task being polled, NULL between polls
+ *            budget  what is left of the cooperative budget of this turn
+ *            turn_ends  cycle count at which the turn has lasted a millisecond and the budget counts as spent
+ *            wait    how the last leaf asked to wait; cleared before every step
+ */
+#ifndef FR_THREAD_H
+#define FR_THREAD_H
+
+#include <stdint.h>
+
+struct CoreObject;
+struct fr_runtime;
+struct fr_visit;
+struct fr_worker;
+struct fr_task;
+
+enum fr_wait { FR_WAIT_NONE, FR_WAIT_PARK, FR_WAIT_YIELD };
+
+struct fr_thread {
+    struct fr_worker *worker;
+    struct CoreObject *core;
+    struct fr_task *task;
+    struct fr_visit *visits; /* foreign visits in progress on this thread, innermost first */
+    struct fr_runtime *pool; /* this is a thread of that runtime's blocking pool */
+    uint64_t turn_ends;
+    uint32_t budget;
+    uint8_t wait;
+};
+
+#define FR_BUDGET 128
+
+extern _Thread_local struct fr_thread fr_thread __attribute__((tls_model("initial-exec")));
+
+#endif

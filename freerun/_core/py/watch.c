@@ -1,0 +1,248 @@
+/* watch: the driver thread of a multi-thread runtime. It looks every few milliseconds while workers are busy and sleeps
+ * without a timeout while they are all parked. It
+ *
+ * - drives when no worker has for too long (every one is in a long poll), so timers and sockets never stall;
+ * - marks workers that are stuck in one poll, so that their LIFO slot may be stolen, and wakes a thief;
+ * - reports polls longer than `slow_poll_warning`;
+ * - on free-threaded builds, has sleeping threads free what others have dropped of theirs (freerun/_core/drain.py), now
+ *   and then while there is work, and once when it has ended.
+ *
+ * INVARIANTS V1 watch_word is 1 only while it sleeps; it re-checks the idle word after the store, and a worker that
+ *               leaves its park looks at watch_word after its RMW of the idle word: one of them sees the other.
+ *            V2 it gives the driver back as soon as a worker asks (watch_release, and a kick).
+ */
+#include <errno.h>
+#include <stdlib.h>
+
+#include "rt/clock.h"
+#include "rt/futex.h"
+#include "runtime.h"
+
+enum { AWAKE, ASLEEP, STOP };
+#define TICK_NS        2000000
+#define UNATTENDED_NS  3000000
+#define DRIVE_SLICE_NS 5000000
+#define DRAIN_NS       20000000
+enum { IDLE_TICKS = 5 };
+
+struct seen {
+    uint64_t polls;
+    uint64_t since_ns;
+    bool reported;
+};
+
+void fr_watch_nudge_slow(struct fr_runtime *rt)
+{
+    uint32_t expected = ASLEEP;
+    /* seq_cst: pairs with sleep_until_nudged() [V1] */
+    if (atomic_compare_exchange_strong(&rt->watch_word, &expected, AWAKE)) {
+        fr_futex_wake(&rt->watch_word, 1);
+    }
+}
+
+static bool stopping(struct fr_runtime *rt)
+{
+    /* acquire: pairs with stop_watch() in shutdown.c */
+    return atomic_load_explicit(&rt->watch_word, memory_order_acquire) == STOP;
+}
+
+static bool all_parked(struct fr_runtime *rt)
+{
+    if (rt->current_thread && !atomic_load(&rt->core_taken)) { /* seq_cst: pairs with fr_core_take(), which nudges */
+        return true;
+    }
+    /* seq_cst: the second half of [V1] */
+    return fr_idle_word_unparked(atomic_load_explicit(&rt->idle.word, memory_order_seq_cst)) == 0;
+}
+
+/* Grows with every poll and every rest of a pool thread: whether somebody may have dropped something since. */
+static uint64_t activity(struct fr_runtime *rt)
+{
+    /* seq_cst: pairs with after_calls(), as [V1] does with a park */
+    uint64_t sum = atomic_load_explicit(&rt->pool_rests, memory_order_seq_cst);
+    for (uint32_t i = 0; i < rt->nworkers; i++) {
+        /* relaxed: written before the park that all_parked() has seen */
+        sum += atomic_load_explicit(&rt->workers[i].polls, memory_order_relaxed);
+    }
+    return sum;
+}
+
+/* Unless something happened since `drained` was taken: then there may be more to drain. */
+static void sleep_until_nudged(struct fr_runtime *rt, uint64_t drained)
+{
+    uint32_t expected = AWAKE;
+    /* seq_cst: the first half of [V1] */
+    if (!atomic_compare_exchange_strong(&rt->watch_word, &expected, ASLEEP)) {
+        return; /* STOP */
+    }
+    if (all_parked(rt) && activity(rt) == drained) {
+        fr_futex_wait(&rt->watch_word, ASLEEP, -1);
+    }
+    expected = ASLEEP;
+    atomic_compare_exchange_strong(&rt->watch_word, &expected, AWAKE); /* a stray wake; STOP stays */
+}
+
+struct find {
+    uint64_t id;
+    struct fr_module *mod;
+    PyObject *description;
+};
+
+static void find_by_id(struct fr_task *task, void *arg)
+{
+    struct find *find = arg;
+    if (task->id == find->id && !find->description) {
+        find->description = fr_task_describe(find->mod, task);
+    }
+}
+
+/* Attaches for the report: names the task, where it was spawned, and (in Python) the stack of its thread. */
+static void report_slow(struct fr_runtime *rt, uint32_t index, PyThreadState *state, double seconds)
+{
+    struct fr_worker *worker = &rt->workers[index];
+    PyEval_RestoreThread(state);
+    /* relaxed, both: a report may be a poll late */
+    struct find find = {.id = atomic_load_explicit(&worker->current_id, memory_order_relaxed), .mod = rt->mod};
+    unsigned long long ident = atomic_load_explicit(&worker->thread_ident, memory_order_relaxed);
+    fr_owned_each(rt, find_by_id, &find);
+    if (!find.description) {
+        PyErr_Clear();
+    }
+    PyObject *done = PyObject_CallFunction(rt->hooks.slow_poll, "IKOd", index, ident,
+                                           find.description ? find.description : Py_None, seconds);
+    if (!done) {
+        PyErr_WriteUnraisable(rt->hooks.slow_poll);
+    }
+    Py_XDECREF(done);
+    Py_XDECREF(find.description);
+    PyEval_SaveThread();
+}
+
+/* True if the worker is in the poll that it was in at the last look, for `for_ns` so far. */
+static bool same_poll(struct fr_worker *worker, struct seen *seen, uint64_t now, uint64_t *for_ns)
+{
+    uint64_t polls = atomic_load_explicit(&worker->polls, memory_order_relaxed); /* a heuristic */
+    if (polls != seen->polls) {
+        *seen = (struct seen){.polls = polls, .since_ns = now};
+        return false;
+    }
+    *for_ns = now - seen->since_ns;
+    return (polls & 1) && *for_ns > 0;
+}
+
+static bool has_work(struct fr_worker *worker)
+{
+    return fr_queue_len(&worker->queue) > 0 ||
+           atomic_load_explicit(&worker->lifo, memory_order_relaxed); /* a hint: the thief swaps */
+}
+
+static void look_at_workers(struct fr_runtime *rt, struct seen *seen, PyThreadState *state)
+{
+    uint64_t now = fr_clock_ns();
+    for (uint32_t i = 0; i < rt->nworkers; i++) {
+        struct fr_worker *worker = &rt->workers[i];
+        uint64_t for_ns = 0;
+        bool stuck = same_poll(worker, &seen[i], now, &for_ns);
+        /* relaxed: a hint for thieves, see steal_lifo() */
+        atomic_store_explicit(&worker->stuck, stuck, memory_order_relaxed);
+        if (stuck && has_work(worker)) {
+            fr_notify(rt);
+        }
+        if (stuck && rt->slow_poll_ns && for_ns >= rt->slow_poll_ns && !seen[i].reported && rt->hooks.slow_poll) {
+            seen[i].reported = true;
+            report_slow(rt, i, state, (double)for_ns * 1e-9);
+        }
+    }
+}
+
+static bool unattended(struct fr_runtime *rt)
+{
+    if (rt->current_thread && !atomic_load_explicit(&rt->core_taken, memory_order_relaxed)) {
+        return false; /* nobody would run what the driver finds; relaxed: looked at again in the next tick */
+    }
+    /* relaxed: heuristics; the acquire below decides */
+    uint64_t last = atomic_load_explicit(&rt->driver.last_turn_ns, memory_order_relaxed);
+    return fr_clock_ns() - last > UNATTENDED_NS && fr_driver_try_acquire(&rt->driver);
+}
+
+/* Drives until a worker asks for the driver back [V2]. */
+static void drive(struct fr_runtime *rt, struct seen *seen, PyThreadState *state)
+{
+    atomic_store_explicit(&rt->watch_release, 0, memory_order_relaxed); /* nobody can ask before the next line */
+    /* release: pairs with reclaim_driver() */
+    atomic_store_explicit(&rt->watch_drives, true, memory_order_release);
+    /* acquire: pairs with reclaim_driver() */
+    while (!atomic_load_explicit(&rt->watch_release, memory_order_acquire) && !stopping(rt)) {
+        fr_driver_turn(&rt->driver, DRIVE_SLICE_NS);
+        look_at_workers(rt, seen, state);
+        if (all_parked(rt)) { /* one of them shall drive; none asked, since it parked just before we took over */
+            atomic_store_explicit(&rt->watch_release, 1, memory_order_relaxed);
+        }
+    }
+    atomic_store_explicit(&rt->watch_drives, false, memory_order_release); /* pairs with reclaim_driver() */
+    fr_driver_release(&rt->driver);
+    uint32_t asked = atomic_exchange_explicit(&rt->watch_release, 0, memory_order_acquire); /* the same */
+    if (asked) {
+        fr_unpark_worker(rt, asked - 1); /* it may have gone to sleep on its futex meanwhile */
+    }
+}
+
+void fr_drain_sleepers(struct fr_runtime *rt)
+{
+#ifdef Py_GIL_DISABLED
+    atomic_fetch_add_explicit(&rt->drain_epoch, 1, memory_order_relaxed); /* the wakes below order it */
+    for (uint32_t i = 0; i < rt->nworkers; i++) {
+        if (fr_idle_is_parked(&rt->idle, i)) {
+            fr_unpark_worker(rt, i);
+        }
+    }
+    fr_nudge_blockers(rt);
+    fr_pool_nudge(&rt->pool);
+#else
+    (void)rt;
+#endif
+}
+
+static void watch_main(struct fr_runtime *rt, void *arg)
+{
+    struct seen *seen = arg;
+    PyThreadState *state = PyEval_SaveThread();
+    uint64_t drain_at = 0;
+    for (int idle = 0; !stopping(rt);) {
+        fr_futex_wait(&rt->watch_word, AWAKE, TICK_NS);
+        if (stopping(rt)) {
+            break;
+        }
+        idle = all_parked(rt) ? idle + 1 : 0;
+        look_at_workers(rt, seen, state);
+        if (unattended(rt)) {
+            drive(rt, seen, state);
+        }
+        uint64_t before = activity(rt);
+        if (idle >= IDLE_TICKS || fr_clock_ns() >= drain_at) {
+            fr_drain_sleepers(rt);
+            drain_at = fr_clock_ns() + DRAIN_NS;
+        }
+        if (idle >= IDLE_TICKS) {
+            sleep_until_nudged(rt, before);
+            idle = 0;
+        }
+    }
+    free(seen);
+    PyEval_RestoreThread(state);
+}
+
+int fr_watch_start(struct fr_runtime *rt)
+{
+    struct seen *seen = calloc(rt->nworkers, sizeof *seen);
+    if (!seen) {
+        return -ENOMEM;
+    }
+    atomic_store_explicit(&rt->driver.last_turn_ns, fr_clock_ns(), memory_order_relaxed); /* nobody reads it yet */
+    int err = fr_thread_spawn(rt, "driver", 0, watch_main, seen);
+    if (err) {
+        free(seen);
+    }
+    rt->has_watch = !err;
+    return err;
+}

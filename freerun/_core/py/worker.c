@@ -1,0 +1,695 @@
+/* worker: the scheduler loop. Tokio's worker.rs, with the differences of docs/design/engine.md:
+ *
+ * - the driver is looked at every event_interval polls *or* every millisecond, since Python polls are long;
+ * - the LIFO slot of a worker that has been in one poll for long (`stuck`, set by the watch) may be stolen;
+ * - a push looks at the idle word with a load, not an RMW: its own store of the queue's tail is seq_cst.
+ *
+ * The LIFO slot: the owner swaps tasks in and out; a thief takes one by exchange when the owner is stuck. A task in it
+ * wakes nobody: it runs next on this worker, unless the watch finds the worker stuck.
+ */
+#include <errno.h>
+#include <sched.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <unistd.h>
+
+#include "leaf.h"
+#include "rt/clock.h"
+#include "runtime.h"
+
+enum { MAX_LIFO_POLLS = 3, PULL_MAX = FR_QUEUE_CAP / 2, GLOBAL_INTERVAL_DEFAULT = 61 };
+
+/* ---- queues ---- */
+
+static void *lifo_swap(struct fr_worker *worker, void *task)
+{
+    if (worker->rt->solo) {
+        /* relaxed: nobody steals from a single worker */
+        void *old = atomic_load_explicit(&worker->lifo, memory_order_relaxed);
+        atomic_store_explicit(&worker->lifo, task, memory_order_relaxed);
+        return old;
+    }
+    /* acq_rel: pairs with steal_lifo() and with itself; whoever gets the task sees what was written before */
+    return atomic_exchange_explicit(&worker->lifo, task, memory_order_acq_rel);
+}
+
+static void *lifo_take(struct fr_worker *worker)
+{
+    /* relaxed: only the owner fills the slot, so "empty" is certain and "full" is settled by the swap */
+    return atomic_load_explicit(&worker->lifo, memory_order_relaxed) ? lifo_swap(worker, NULL) : NULL;
+}
+
+/* A runnable task must get into some queue: out of memory, wait for memory. */
+static void inject(struct fr_runtime *rt, void *task)
+{
+    while (fr_inject_push_force(&rt->inject, task)) {
+        sched_yield();
+    }
+}
+
+static void push_local(struct fr_worker *worker, void *task)
+{
+    struct fr_runtime *rt = worker->rt;
+    int err = rt->solo ? fr_queue_push_solo_owner(&worker->queue, task, &rt->inject)
+                       : fr_queue_push_owner(&worker->queue, task, &rt->inject);
+    if (__builtin_expect(err != 0, 0)) {
+        if (err < 0) {
+            inject(rt, task);
+        }
+        /* relaxed: a counter for metrics */
+        atomic_fetch_add_explicit(&worker->overflows, 1, memory_order_relaxed);
+    }
+}
+
+static void *pop_local(struct fr_worker *worker)
+{
+    return worker->rt->solo ? fr_queue_pop_solo_owner(&worker->queue) : fr_queue_pop_owner(&worker->queue);
+}
+
+void fr_unpark_worker(struct fr_runtime *rt, uint32_t index)
+{
+    if (fr_park_unpark(&rt->workers[index].parker) == FR_UNPARK_DRIVER) {
+        fr_driver_kick(&rt->driver);
+    }
+}
+
+/* There is work for another worker: wakes one if nobody searches for it already. */
+void fr_notify(struct fr_runtime *rt)
+{
+    int index = fr_idle_worker_to_notify(&rt->idle);
+    if (index >= 0) {
+        fr_unpark_worker(rt, (uint32_t)index);
+    }
+}
+
+static struct fr_worker *own_worker(struct fr_runtime *rt)
+{
+    struct fr_worker *worker = fr_thread.worker;
+    return worker && worker->rt == rt ? worker : NULL;
+}
+
+/* `surplus`: how many queued tasks are more than this worker gets to at once. A lone task is this worker's next: waking
+ * another one for it costs more than running it, and moves it away from what is local to it. Should this worker be
+ * stuck in its poll, the watch finds the task (see watch.c). */
+static void push_and_notify(struct fr_worker *worker, void *task, uint32_t surplus)
+{
+    push_local(worker, task);
+    if (!worker->rt->solo && !worker->in_driver && fr_queue_len(&worker->queue) >= surplus) {
+        fr_notify(worker->rt);
+    }
+}
+
+void fr_schedule(struct fr_runtime *rt, struct fr_task *task)
+{
+    struct fr_worker *worker = own_worker(rt);
+    if (!worker) {
+        inject(rt, task);
+        fr_notify(rt);
+    } else if (!worker->lifo_enabled || worker->in_driver) {
+        push_and_notify(worker, task, 2);
+    } else {
+        void *displaced = lifo_swap(worker, task);
+        if (displaced) {
+            push_and_notify(worker, displaced, 1);
+        }
+    }
+}
+
+void fr_schedule_yield(struct fr_runtime *rt, struct fr_task *task)
+{
+    struct fr_worker *worker = own_worker(rt);
+    if (worker) {
+        push_and_notify(worker, task, 2);
+    } else {
+        inject(rt, task);
+        fr_notify(rt);
+    }
+}
+
+void fr_driver_wake_task(void *rt, void *arg)
+{
+    struct fr_task *task = arg;
+    if (!task) { /* the shutdown's own deadline */
+        fr_shutdown_tick(rt);
+        return;
+    }
+    fr_task_wake(task);
+    fr_task_unref(task);
+}
+
+/* A fair share of the injector, into the local queue; returns the first of them. */
+static void *pull_injector(struct fr_worker *worker)
+{
+    struct fr_runtime *rt = worker->rt;
+    if (fr_inject_is_empty(&rt->inject)) {
+        return NULL;
+    }
+    void *batch[PULL_MAX];
+    uint64_t share = fr_inject_len(&rt->inject) / rt->nworkers + 1;
+    uint32_t space = fr_queue_space_owner(&worker->queue) + 1;
+    uint32_t want = share > PULL_MAX ? PULL_MAX : (uint32_t)share;
+    uint32_t n = fr_inject_pop_batch(&rt->inject, batch, want < space ? want : space);
+    if (n == 0) {
+        return NULL;
+    }
+    if (rt->solo) {
+        for (uint32_t i = 1; i < n; i++) {
+            push_local(worker, batch[i]);
+        }
+    } else {
+        fr_queue_push_batch_owner(&worker->queue, batch + 1, n - 1);
+        if (n > 1) {
+            fr_notify(rt); /* between the injector and the ring nobody could see them: idle.h [I5] */
+        }
+    }
+    return batch[0];
+}
+
+void *fr_next_queued(struct fr_worker *worker)
+{
+    void *task = NULL;
+    if (worker->tick % worker->rt->global_interval == 0) {
+        task = fr_inject_pop(&worker->rt->inject);
+    }
+    if (!task) {
+        task = lifo_take(worker);
+    }
+    if (!task) {
+        task = pop_local(worker);
+    }
+    return task ? task : pull_injector(worker);
+}
+
+/* ---- stealing ---- */
+
+static uint32_t next_random(struct fr_worker *worker)
+{
+    worker->rng ^= worker->rng << 13; /* xorshift64 */
+    worker->rng ^= worker->rng >> 7;
+    worker->rng ^= worker->rng << 17;
+    return (uint32_t)(worker->rng >> 16);
+}
+
+static void *steal_lifo(struct fr_worker *victim)
+{
+    /* relaxed: a hint of the watch; the exchange settles who gets the task */
+    if (!atomic_load_explicit(&victim->stuck, memory_order_relaxed) ||
+        !atomic_load_explicit(&victim->lifo, memory_order_relaxed)) {
+        return NULL;
+    }
+    /* acq_rel: pairs with lifo_swap() */
+    return atomic_exchange_explicit(&victim->lifo, NULL, memory_order_acq_rel);
+}
+
+static void *steal(struct fr_worker *worker)
+{
+    struct fr_runtime *rt = worker->rt;
+    if (rt->solo) {
+        return NULL;
+    }
+    if (!worker->searching && !(worker->searching = fr_idle_to_searching(&rt->idle))) {
+        return NULL;
+    }
+    /* relaxed, here and below: counters for metrics */
+    atomic_fetch_add_explicit(&worker->steal_tries, 1, memory_order_relaxed);
+    uint32_t start = next_random(worker) % rt->nworkers;
+    for (uint32_t i = 0; i < rt->nworkers; i++) {
+        struct fr_worker *victim = &rt->workers[(start + i) % rt->nworkers];
+        if (victim == worker) {
+            continue;
+        }
+        void *task = NULL;
+        uint32_t n = fr_queue_steal_into(&victim->queue, &worker->queue, &task);
+        if (n || (task = steal_lifo(victim))) {
+            atomic_fetch_add_explicit(&worker->steals, n ? n : 1, memory_order_relaxed);
+            return task;
+        }
+    }
+    return pull_injector(worker);
+}
+
+/* ---- clock and driver ---- */
+
+uint64_t fr_now_ns(struct fr_runtime *rt)
+{
+    /* relaxed, all three: one thread runs a current-thread runtime; for others the clock is never paused */
+    if (atomic_load_explicit(&rt->paused, memory_order_relaxed)) {
+        return atomic_load_explicit(&rt->paused_now, memory_order_relaxed);
+    }
+    return fr_clock_ns() + (uint64_t)atomic_load_explicit(&rt->clock_offset, memory_order_relaxed);
+}
+
+/* Learns how many cycles a millisecond has from the driver's own clock reads; a heuristic. */
+static void calibrate(struct fr_worker *worker)
+{
+    uint64_t ticks = fr_clock_ticks(), ns = fr_clock_ns();
+    uint64_t elapsed = ns - worker->last_turn_ns;
+    if (worker->last_turn_ns && elapsed > 100000) {
+        worker->ticks_per_ms = (uint64_t)((double)(ticks - worker->last_turn_ticks) * 1e6 / (double)elapsed) | 1;
+    }
+    if (elapsed > 100000) {
+        worker->last_turn_ns = ns;
+        worker->last_turn_ticks = ticks;
+    }
+    worker->turn_at_ticks = ticks + worker->ticks_per_ms;
+}
+
+/* The caller owns the driver. */
+static int turn(struct fr_worker *worker, int64_t timeout_ns)
+{
+    worker->in_driver = true;
+    int woken = fr_driver_turn(&worker->rt->driver, timeout_ns);
+    worker->in_driver = false;
+    atomic_fetch_add_explicit(&worker->turns, 1, memory_order_relaxed); /* a counter for metrics */
+    return woken;
+}
+
+/* The watch drives although a worker could: ask for the driver back. */
+static void reclaim_driver(struct fr_worker *worker)
+{
+    struct fr_runtime *rt = worker->rt;
+    /* acquire: pairs with drive() in watch.c */
+    if (atomic_load_explicit(&rt->watch_drives, memory_order_acquire)) {
+        /* release: pairs with drive() in watch.c */
+        atomic_store_explicit(&rt->watch_release, worker->index + 1, memory_order_release);
+        fr_driver_kick(&rt->driver);
+    }
+}
+
+static void look_at_driver(struct fr_worker *worker)
+{
+    struct fr_driver *driver = &worker->rt->driver;
+    int woken = 0;
+    if (fr_driver_try_acquire(driver)) {
+        woken = turn(worker, 0);
+        fr_driver_release(driver);
+    } else {
+        reclaim_driver(worker);
+    }
+    calibrate(worker);
+    if (woken > 1 && !worker->rt->solo) {
+        fr_notify(worker->rt);
+    }
+}
+
+static bool stopped(struct fr_runtime *rt)
+{
+    /* acquire: pairs with fr_shutdown() moving the phase */
+    return atomic_load_explicit(&rt->phase, memory_order_acquire) == FR_PHASE_STOPPED;
+}
+
+static bool is_set(struct fr_event *event)
+{
+    /* acquire: pairs with fr_event_set() */
+    return event && atomic_load_explicit(&event->set, memory_order_acquire);
+}
+
+/* ---- running ---- */
+
+static void leave_search(struct fr_worker *worker)
+{
+    if (worker->searching) {
+        worker->searching = false;
+        if (fr_idle_from_searching(&worker->rt->idle)) {
+            fr_notify(worker->rt);
+        }
+    }
+}
+
+/* A task has called fork() and come back to the scheduler in the child, where the other threads do not exist. On a
+ * current-thread runtime block_on raises; a worker thread has nobody to raise to. */
+bool fr_forked(struct fr_runtime *rt)
+{
+    /* relaxed: it changed on this very thread, or not at all */
+    if (atomic_load_explicit(&fr_fork_generation, memory_order_relaxed) == rt->fork_generation) {
+        return false;
+    }
+    if (!rt->current_thread) {
+        fputs("freerun: a task called fork() and its child went on to the next await, where there is no runtime; "
+              "call os._exit() or an exec function in the child\n",
+              stderr);
+        _exit(70); /* EX_SOFTWARE */
+    }
+    return true;
+}
+
+static int raise_forked(void)
+{
+    PyErr_SetString(PyExc_RuntimeError, "this freerun runtime was made before fork(): it cannot go on in the child "
+                                        "process; call os._exit() or an exec function there");
+    return -1;
+}
+
+/* False: the core was given away during the poll; this thread has no worker any more. */
+static bool poll_one(struct fr_worker *worker, struct fr_task *task)
+{
+    struct fr_runtime *rt = worker->rt;
+    /* relaxed, all: read by the watch as a heuristic */
+    atomic_store_explicit(&worker->current_id, task->id, memory_order_relaxed);
+    uint64_t polls = atomic_load_explicit(&worker->polls, memory_order_relaxed);
+    atomic_store_explicit(&worker->polls, polls + 1, memory_order_relaxed);
+    if (fr_task_poll(task) == FR_POLL_REQUEUE) {
+        fr_schedule_yield(rt, task);
+    }
+    fr_thread.core = (CoreObject *)rt->core; /* a task may have entered another runtime; that ends with its poll */
+    if (__builtin_expect(fr_forked(rt) || fr_thread.worker != worker, 0)) {
+        return false;
+    }
+    if (worker->returned) {
+        fr_leaf_forget(worker);
+    }
+    atomic_store_explicit(&worker->polls, polls + 2, memory_order_relaxed);
+    return true;
+}
+
+/* Runs a task, then what it put into the LIFO slot, within one budget and at most MAX_LIFO_POLLS times. */
+static bool run_task(struct fr_worker *worker, struct fr_task *task)
+{
+    leave_search(worker);
+    fr_thread.budget = FR_BUDGET;
+    fr_thread.turn_ends = fr_clock_ticks() + worker->ticks_per_ms;
+    for (worker->lifo_polls = 0;;) {
+        if (!poll_one(worker, task)) {
+            return false;
+        }
+        task = lifo_take(worker);
+        if (!task) {
+            break;
+        }
+        if (fr_thread.budget == 0 || (int64_t)(fr_clock_ticks() - fr_thread.turn_ends) > 0) {
+            push_and_notify(worker, task, 2);
+            break;
+        }
+        atomic_fetch_add_explicit(&worker->lifo_hits, 1, memory_order_relaxed); /* a counter for metrics */
+        if (++worker->lifo_polls >= MAX_LIFO_POLLS) {
+            worker->lifo_enabled = false;
+        }
+    }
+    worker->lifo_enabled = worker->rt->lifo_slot;
+    return true;
+}
+
+/* ---- parking ---- */
+
+static bool work_anywhere(struct fr_runtime *rt)
+{
+    if (!fr_inject_is_empty(&rt->inject)) {
+        return true;
+    }
+    for (uint32_t i = 0; i < rt->nworkers; i++) {
+        if (fr_queue_len(&rt->workers[i].queue) > 0) {
+            return true;
+        }
+    }
+    return false;
+}
+
+/* Sleeps once, in the driver if it is free, else on the futex. Detached. Returns -EINTR if a signal came. */
+static int sleep_once(struct fr_worker *worker, int *woken, bool *notified)
+{
+    struct fr_runtime *rt = worker->rt;
+    int err = 0;
+    if (fr_driver_try_acquire(&rt->driver)) {
+        if (fr_park_begin(&worker->parker, true)) {
+            *notified = true;
+        } else {
+            err = turn(worker, -1);
+            *woken = err > 0 ? err : 0;
+            *notified = fr_park_end_driver(&worker->parker);
+        }
+        fr_driver_release(&rt->driver);
+        return err < 0 ? err : 0;
+    }
+    reclaim_driver(worker);
+    if (fr_park_begin(&worker->parker, false)) {
+        *notified = true;
+        return 0;
+    }
+    err = fr_park_wait(&worker->parker, -1);
+    *notified = err == 0;
+    return err;
+}
+
+/* Where a paused clock would jump to, UINT64_MAX if it may not. */
+static uint64_t next_jump(struct fr_runtime *rt)
+{
+    /* relaxed: see fr_now_ns(); blocking work inhibits the jump, and its end kicks the driver */
+    if (!atomic_load_explicit(&rt->paused, memory_order_relaxed) ||
+        atomic_load_explicit(&rt->blocking_running, memory_order_acquire)) { /* pairs with pool_run_one() */
+        return UINT64_MAX;
+    }
+    return fr_driver_next_deadline(&rt->driver);
+}
+
+/* A paused clock jumps to the next timer instead of sleeping. True if it did. */
+static bool jump_clock(struct fr_worker *worker)
+{
+    struct fr_runtime *rt = worker->rt;
+    uint64_t next = next_jump(rt);
+    if (next == UINT64_MAX) {
+        return false;
+    }
+    if (next > atomic_load_explicit(&rt->paused_now, memory_order_relaxed)) {
+        atomic_store_explicit(&rt->paused_now, next, memory_order_relaxed);
+    }
+    worker->in_driver = true;
+    fr_driver_fire_timers(&rt->driver, next);
+    worker->in_driver = false;
+    return true;
+}
+
+void fr_drain(struct fr_runtime *rt, uint32_t *seen)
+{
+    uint32_t epoch = atomic_load_explicit(&rt->drain_epoch, memory_order_relaxed); /* a hint that comes with a wake */
+    if (epoch != *seen) {
+        *seen = epoch;
+        fr_call_hook(rt->mod->drain, NULL);
+    }
+}
+
+/* Destructors, hooks and signal handlers that ran while we were counted as parked may have left us work. */
+static bool has_own_work(struct fr_worker *worker)
+{
+    /* relaxed: only the owner fills the slot */
+    return atomic_load_explicit(&worker->lifo, memory_order_relaxed) || fr_queue_len(&worker->queue) > 0;
+}
+
+/* 0, or -1 with an exception from a signal handler. */
+static int park(struct fr_worker *worker, struct fr_event *until)
+{
+    struct fr_runtime *rt = worker->rt;
+    fr_call_hook(rt->hooks.thread_park, NULL);
+    bool last = fr_idle_to_parked(&rt->idle, worker->index, worker->searching);
+    worker->searching = false;
+    if ((last || rt->solo) && work_anywhere(rt)) {
+        fr_notify(rt); /* may well choose us */
+    }
+    atomic_fetch_add_explicit(&worker->parks, 1, memory_order_relaxed); /* a counter for metrics */
+    int result = 0;
+    for (;;) {
+        int woken = 0;
+        bool notified = false;
+        int err = 0;
+        if (!has_own_work(worker)) {
+            PyThreadState *state = PyEval_SaveThread();
+            err = sleep_once(worker, &woken, &notified);
+            PyEval_RestoreThread(state);
+        }
+        fr_drain(rt, &worker->drained);
+        if (rt->current_thread && !woken && !notified) {
+            result = PyErr_CheckSignals();
+        }
+        bool leave = woken || result || err == -EINTR || has_own_work(worker) || stopped(rt) || is_set(until) ||
+                     next_jump(rt) != UINT64_MAX;
+        if (leave) {
+            /* False: somebody chose us meanwhile, so we are counted as searching [I5]. */
+            worker->searching = !fr_idle_unpark_by_id(&rt->idle, worker->index);
+        } else if (!fr_idle_is_parked(&rt->idle, worker->index)) {
+            worker->searching = true;
+            leave = true;
+        }
+        if (leave) {
+            fr_watch_nudge(rt);
+            if (woken > 1 && !rt->solo) {
+                fr_notify(rt);
+            }
+            break;
+        }
+    }
+    fr_call_hook(rt->hooks.thread_unpark, NULL);
+    return result;
+}
+
+/* The runtime stopped while this worker was stuck in a poll: what is queued behind it ends here, closed. */
+static void close_queued(struct fr_worker *worker)
+{
+    struct fr_task *task;
+    while ((task = fr_next_queued(worker))) {
+        fr_task_poll(task);
+    }
+}
+
+int fr_worker_run(struct fr_worker *worker, struct fr_event *until)
+{
+    struct fr_runtime *rt = worker->rt;
+    if (fr_forked(rt)) {
+        return raise_forked();
+    }
+    calibrate(worker);
+    while (!is_set(until)) {
+        worker->tick++;
+        if (worker->tick % rt->event_interval == 0 || (int64_t)(fr_clock_ticks() - worker->turn_at_ticks) >= 0) {
+            look_at_driver(worker);
+            if (stopped(rt)) {
+                break;
+            }
+        }
+        struct fr_task *task = fr_next_queued(worker);
+        if (!task) {
+            task = steal(worker);
+        }
+        if (task) {
+            if (!run_task(worker, task)) {
+                return fr_forked(rt) ? raise_forked() : 0;
+            }
+        } else if (!jump_clock(worker)) {
+            if (park(worker, until)) {
+                return -1;
+            }
+            if (stopped(rt)) {
+                break;
+            }
+            calibrate(worker);
+        }
+    }
+    leave_search(worker);
+    if (stopped(rt)) {
+        close_queued(worker);
+    }
+    return 0;
+}
+
+/* ---- set-up and threads ---- */
+
+int fr_worker_init(struct fr_worker *worker, struct fr_runtime *rt, uint32_t index)
+{
+    struct fr_module *mod = rt->mod;
+    fr_queue_init(&worker->queue);
+    atomic_init(&worker->lifo, NULL);
+    fr_park_init(&worker->parker);
+    worker->rt = rt;
+    worker->index = index;
+    worker->lifo_enabled = rt->lifo_slot;
+    worker->ticks_per_ms = 1000000; /* 1 GHz, till calibrate() knows better: too often is harmless */
+    worker->rng = rt->seed + (index + 1) * UINT64_C(0x9E3779B97F4A7C15);
+    worker->rng |= worker->rng == 0;
+    worker->free[FR_FREE_HANDLE].type = mod->handle_type;
+    worker->free[FR_FREE_JOIN].type = mod->join_type;
+    worker->free[FR_FREE_SLEEP].type = mod->sleep_type;
+    worker->free[FR_FREE_IO_OP].type = mod->io_op_type;
+    worker->free[FR_FREE_ONESHOT].type = mod->oneshot_sender_type;
+    worker->free[FR_FREE_RECV].type = mod->oneshot_receiver_type;
+    worker->free[FR_FREE_RECV_LEAF].type = mod->recv_type;
+    worker->stop_iteration = PyObject_CallNoArgs(PyExc_StopIteration);
+    return worker->stop_iteration ? 0 : -1;
+}
+
+static void free_list_clear(struct fr_free_list *list)
+{
+    while (list->head) {
+        PyObject *object = list->head;
+        list->head = *fr_free_link(object);
+        list->type->tp_free(object);
+        Py_DECREF(list->type);
+    }
+    list->count = 0;
+}
+
+void fr_worker_clear(struct fr_worker *worker)
+{
+    for (int kind = 0; kind < FR_FREE_KINDS; kind++) {
+        free_list_clear(&worker->free[kind]);
+    }
+    while (worker->free_tasks) {
+        struct fr_task *task = worker->free_tasks;
+        worker->free_tasks = task->next;
+        free(task);
+    }
+    Py_CLEAR(worker->stop_iteration);
+}
+
+static void set_asyncgen_hooks(struct fr_runtime *rt)
+{
+    if (fr_set_asyncgen_hooks(rt->hooks.agen_first, rt->hooks.agen_final)) {
+        PyErr_WriteUnraisable(NULL);
+    }
+}
+
+static void worker_main(struct fr_runtime *rt, void *arg)
+{
+    struct fr_worker *worker = arg;
+    fr_thread.worker = worker;
+    fr_thread.core = (CoreObject *)rt->core;
+    atomic_store_explicit(&worker->thread_ident, PyThread_get_thread_ident(), memory_order_relaxed); /* for reports */
+    set_asyncgen_hooks(rt);
+    fr_call_hook(rt->hooks.thread_start, NULL);
+    if (fr_worker_run(worker, NULL)) {
+        PyErr_WriteUnraisable(NULL);
+    }
+    fr_call_hook(rt->hooks.thread_stop, NULL);
+    if (fr_set_asyncgen_hooks(Py_None, Py_None)) {
+        PyErr_Clear();
+    }
+    fr_thread = (struct fr_thread){.worker = NULL};
+}
+
+int fr_worker_start(struct fr_worker *worker)
+{
+    return fr_thread_spawn(worker->rt, "worker", worker->index, worker_main, worker);
+}
+
+/* block_in_place: another thread goes on with this core [R4]; the caller finishes its poll without one. */
+int fr_give_core_away(struct fr_worker *worker)
+{
+    /* What could run next must not wait for us. */
+    void *next = lifo_take(worker);
+    if (next) {
+        push_local(worker, next);
+    }
+    fr_thread.worker = NULL;
+    /* relaxed: the watch's heuristic; the poll is no longer this core's */
+    atomic_store_explicit(&worker->polls, (atomic_load_explicit(&worker->polls, memory_order_relaxed) | 1) + 1,
+                          memory_order_relaxed);
+    worker->lifo_enabled = worker->rt->lifo_slot;
+    int err = fr_worker_start(worker);
+    if (err) {
+        fr_thread.worker = worker;
+    }
+    return err;
+}
+
+PyObject *fr_block_in_place(PyObject *Py_UNUSED(module), PyObject *const *args, Py_ssize_t nargs, PyObject *kwnames)
+{
+    if (fr_task_need_one(nargs, "block_in_place", "fn")) {
+        return NULL;
+    }
+    if (!PyCallable_Check(args[0])) {
+        PyErr_Format(PyExc_TypeError, "argument 'fn' must be callable, not %.200s", Py_TYPE(args[0])->tp_name);
+        return NULL;
+    }
+    struct fr_worker *worker = fr_thread.worker;
+    if (worker && fr_thread.task) {
+        if (worker->rt->current_thread) {
+            PyErr_SetString(PyExc_RuntimeError, "block_in_place() needs a multi-thread runtime: a current-thread one "
+                                                "has no other thread to go on with; use spawn_blocking()");
+            return NULL;
+        }
+        int err = fr_give_core_away(worker);
+        if (err) {
+            PyErr_Format(PyExc_RuntimeError, "block_in_place() cannot start a thread to go on with: %s",
+                         strerror(-err));
+            return NULL;
+        }
+    }
+    return PyObject_Vectorcall(args[0], args + 1, (size_t)(nargs - 1), kwnames);
+}

@@ -1,0 +1,575 @@
+#include "driver.h"
+
+#include <errno.h>
+#include <limits.h>
+#include <stdlib.h>
+#include <sys/epoll.h>
+#include <sys/eventfd.h>
+#include <unistd.h>
+
+#include "clock.h"
+
+enum { IO_BLOCK = 64, MAX_EVENTS = 256, EXPIRE_BATCH = 64 };
+#define TICK_NS         UINT64_C(1000000)
+#define TOKEN_EVENTFD   UINT64_C(1)
+#define TOKEN_INTERRUPT UINT64_C(2)
+#define POINTER_MASK    UINT64_C(0x0000ffffffffffff)
+
+struct fr_io_block {
+    struct fr_io_block *next;
+    struct fr_io items[IO_BLOCK];
+};
+
+static int add_level(int epfd, int fd, uint64_t token)
+{
+    struct epoll_event event = {.events = EPOLLIN, .data.u64 = token};
+    return epoll_ctl(epfd, EPOLL_CTL_ADD, fd, &event) ? -errno : 0;
+}
+
+static void slab_put(struct fr_io_slab *slab)
+{
+    fr_mutex_lock(&slab->lock);
+    bool last = --slab->outstanding == 0 && slab->epfd < 0;
+    fr_mutex_unlock(&slab->lock);
+    if (!last) {
+        return;
+    }
+    while (slab->blocks) {
+        struct fr_io_block *block = slab->blocks;
+        slab->blocks = block->next;
+        free(block);
+    }
+    free(slab);
+}
+
+int fr_driver_init(struct fr_driver *driver, void (*wake)(void *, void *), uint64_t (*now)(void *), void *ctx)
+{
+    *driver = (struct fr_driver){.epfd = -1, .evfd = -1, .interrupt_fd = -1, .wake = wake, .now = now, .ctx = ctx};
+    driver->epoch_ns = now(ctx);
+    fr_wheel_init(&driver->wheel, 0);
+    fr_list_init(&driver->expired);
+    driver->epfd = epoll_create1(EPOLL_CLOEXEC);
+    if (driver->epfd < 0) {
+        return -errno;
+    }
+    driver->slab = calloc(1, sizeof *driver->slab);
+    if (!driver->slab) {
+        fr_driver_destroy(driver);
+        return -ENOMEM;
+    }
+    driver->slab->epfd = driver->epfd;
+    driver->slab->pid = (int)getpid();
+    driver->evfd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
+    int err = driver->evfd < 0 ? -errno : add_level(driver->epfd, driver->evfd, TOKEN_EVENTFD);
+    if (err) {
+        fr_driver_destroy(driver);
+    }
+    return err;
+}
+
+static void orphan_all(struct fr_io_slab *slab);
+
+void fr_driver_destroy(struct fr_driver *driver)
+{
+    if (driver->slab) { /* first: whoever closes a stream meanwhile must not use the number of a closed epoll */
+        fr_mutex_lock(&driver->slab->lock);
+        driver->slab->epfd = -1;
+        driver->slab->outstanding++;
+        fr_mutex_unlock(&driver->slab->lock);
+        orphan_all(driver->slab);
+        slab_put(driver->slab);
+        driver->slab = NULL;
+    }
+    if (driver->epfd >= 0) {
+        close(driver->epfd);
+        driver->epfd = -1;
+    }
+    if (driver->evfd >= 0) {
+        close(driver->evfd);
+        driver->evfd = -1;
+    }
+}
+
+int fr_driver_add_interrupt(struct fr_driver *driver, int fd)
+{
+    int err = add_level(driver->epfd, fd, TOKEN_INTERRUPT);
+    if (!err) {
+        driver->interrupt_fd = fd;
+    }
+    return err;
+}
+
+void fr_driver_kick(struct fr_driver *driver)
+{
+    uint64_t one = 1;
+    ssize_t ignored = write(driver->evfd, &one, sizeof one); /* EAGAIN: it is signalled already */
+    (void)ignored;
+}
+
+/* ---- timers ---- */
+
+static uint64_t tick_floor(const struct fr_driver *driver, uint64_t ns)
+{
+    return ns <= driver->epoch_ns ? 0 : (ns - driver->epoch_ns) / TICK_NS;
+}
+
+/* Rounded up, so that a timer never fires early. */
+static uint64_t tick_ceil(const struct fr_driver *driver, uint64_t ns)
+{
+    return ns <= driver->epoch_ns ? 0 : (ns - driver->epoch_ns + TICK_NS - 1) / TICK_NS;
+}
+
+static uint64_t tick_to_ns(const struct fr_driver *driver, uint64_t tick)
+{
+    return tick > (UINT64_MAX - driver->epoch_ns) / TICK_NS ? UINT64_MAX : driver->epoch_ns + tick * TICK_NS;
+}
+
+bool fr_driver_sleep_arm(struct fr_driver *driver, struct fr_sleep *sleep, uint64_t deadline_ns, void *task)
+{
+    uint64_t tick = tick_ceil(driver, deadline_ns);
+    fr_mutex_lock(&driver->timer_lock);
+    sleep->fired = false;
+    fr_timer_init(&sleep->timer);
+    sleep->armed = fr_wheel_insert(&driver->wheel, &sleep->timer, tick);
+    sleep->task = sleep->armed ? task : NULL;
+    bool armed = sleep->armed;
+    bool kick = armed && tick_to_ns(driver, tick) < driver->sleeping; /* [D5] */
+    if (kick) {
+        driver->sleeping = tick_to_ns(driver, tick); /* one kick is enough for this deadline */
+    }
+    fr_mutex_unlock(&driver->timer_lock);
+    if (kick) {
+        fr_driver_kick(driver);
+    }
+    return armed;
+}
+
+bool fr_driver_sleep_disarm(struct fr_driver *driver, struct fr_sleep *sleep)
+{
+    fr_mutex_lock(&driver->timer_lock);
+    bool armed = sleep->armed;
+    if (armed) {
+        fr_wheel_remove(&driver->wheel, &sleep->timer);
+        sleep->armed = false;
+    }
+    fr_mutex_unlock(&driver->timer_lock);
+    return armed;
+}
+
+bool fr_driver_sleep_fired(struct fr_driver *driver, struct fr_sleep *sleep)
+{
+    fr_mutex_lock(&driver->timer_lock);
+    bool fired = sleep->fired;
+    fr_mutex_unlock(&driver->timer_lock);
+    return fired;
+}
+
+static uint64_t next_deadline_locked(struct fr_driver *driver)
+{
+    uint64_t tick = fr_wheel_next(&driver->wheel);
+    return tick == UINT64_MAX ? UINT64_MAX : tick_to_ns(driver, tick);
+}
+
+uint64_t fr_driver_next_deadline(struct fr_driver *driver)
+{
+    fr_mutex_lock(&driver->timer_lock);
+    uint64_t next = next_deadline_locked(driver);
+    fr_mutex_unlock(&driver->timer_lock);
+    return next;
+}
+
+/* Moves due timers' task references into `batch`; the fr_sleep belongs to its leaf again afterwards. */
+static int take_expired_locked(struct fr_driver *driver, uint64_t now_ns, void **batch)
+{
+    int n = 0;
+    if (fr_list_is_empty(&driver->expired) && next_deadline_locked(driver) <= now_ns) {
+        fr_wheel_advance(&driver->wheel, tick_floor(driver, now_ns), &driver->expired);
+    }
+    struct fr_timer *timer;
+    while (n < EXPIRE_BATCH && (timer = fr_timer_pop_expired(&driver->expired))) {
+        struct fr_sleep *sleep = (struct fr_sleep *)timer; /* its first member */
+        sleep->armed = false;
+        sleep->fired = true;
+        batch[n++] = sleep->task;
+        sleep->task = NULL;
+    }
+    return n;
+}
+
+int fr_driver_fire_timers(struct fr_driver *driver, uint64_t now_ns)
+{
+    int woken = 0, n;
+    do {
+        void *batch[EXPIRE_BATCH];
+        fr_mutex_lock(&driver->timer_lock);
+        n = take_expired_locked(driver, now_ns, batch);
+        fr_mutex_unlock(&driver->timer_lock);
+        for (int i = 0; i < n; i++) {
+            driver->wake(driver->ctx, batch[i]);
+        }
+        woken += n;
+    } while (n == EXPIRE_BATCH);
+    return woken;
+}
+
+/* ---- one turn ---- */
+
+/* Milliseconds of real time until the alarm, UINT64_MAX without one. */
+static uint64_t alarm_ms(struct fr_driver *driver)
+{
+    uint64_t alarm = atomic_load_explicit(&driver->alarm_ns, memory_order_relaxed); /* set before the turn, or kicked */
+    uint64_t now = fr_clock_ns();
+    return alarm == 0 ? UINT64_MAX : alarm <= now ? 0 : (alarm - now + TICK_NS - 1) / TICK_NS;
+}
+
+static void ring_alarm(struct fr_driver *driver)
+{
+    if (alarm_ms(driver) == 0) {
+        atomic_store_explicit(&driver->alarm_ns, 0, memory_order_relaxed); /* the owner of the driver only */
+        driver->wake(driver->ctx, NULL);
+    }
+}
+
+static void stop_sleeping(struct fr_driver *driver)
+{
+    fr_mutex_lock(&driver->timer_lock);
+    driver->sleeping = 0; /* [D5] */
+    fr_mutex_unlock(&driver->timer_lock);
+}
+
+/* Publishes until when we sleep [D5] and turns it into epoll's milliseconds, rounded up. */
+static int sleep_timeout(struct fr_driver *driver, int64_t timeout_ns)
+{
+    if (timeout_ns == 0) {
+        return 0;
+    }
+    uint64_t now = driver->now(driver->ctx);
+    uint64_t limit = timeout_ns < 0 ? UINT64_MAX : now + (uint64_t)timeout_ns;
+    fr_mutex_lock(&driver->timer_lock);
+    /* relaxed: the thread that pauses the clock is the one that drives */
+    bool frozen = atomic_load_explicit(&driver->frozen, memory_order_relaxed);
+    uint64_t next = frozen ? UINT64_MAX : next_deadline_locked(driver);
+    if (next < limit) {
+        limit = next;
+    }
+    driver->sleeping = limit <= now ? 0 : limit;
+    fr_mutex_unlock(&driver->timer_lock);
+    uint64_t ms = limit == UINT64_MAX ? UINT64_MAX : limit <= now ? 0 : (limit - now + TICK_NS - 1) / TICK_NS;
+    uint64_t alarm = alarm_ms(driver);
+    if (alarm < ms) {
+        ms = alarm;
+    }
+    return ms == UINT64_MAX ? -1 : ms > INT_MAX ? INT_MAX : (int)ms;
+}
+
+static uint32_t ready_bits(uint32_t events)
+{
+    uint32_t bits = 0;
+    if (events & (EPOLLIN | EPOLLPRI)) {
+        bits |= FR_READY_READ;
+    }
+    if (events & EPOLLOUT) {
+        bits |= FR_READY_WRITE;
+    }
+    if (events & (EPOLLRDHUP | EPOLLHUP)) {
+        bits |= FR_READY_READ_CLOSED;
+    }
+    if (events & EPOLLHUP) {
+        bits |= FR_READY_WRITE_CLOSED;
+    }
+    if (events & EPOLLERR) {
+        bits |= FR_READY_ERROR;
+    }
+    return bits;
+}
+
+static void *take_waiter_locked(struct fr_io *io, enum fr_direction dir)
+{
+    struct fr_waiter *waiter = io->waiter[dir];
+    if (!waiter) {
+        return NULL;
+    }
+    io->waiter[dir] = NULL;
+    void *task = waiter->task;
+    /* release: its owner may see this without the lock and free the waiter at once [W1] */
+    atomic_store_explicit(&waiter->linked, false, memory_order_release);
+    return task;
+}
+
+/* Sets readiness and takes the waiters it concerns; the number of tasks in `out`. */
+static int fr_io_dispatch(struct fr_io *io, uint32_t gen, uint32_t bits, void **out)
+{
+    int n = 0;
+    fr_mutex_lock(&io->lock);
+    if ((io->gen & 0xffff) == gen) {
+        uint32_t old = atomic_load_explicit(&io->ready, memory_order_relaxed), new; /* validated by the CAS */
+        do {
+            new = (old | bits) + FR_READY_TICK;
+        } while (!atomic_compare_exchange_weak_explicit(&io->ready, &old, new,
+                                                        memory_order_acq_rel, /* pairs with fr_io_ready() [D2] */
+                                                        memory_order_relaxed));
+        for (int dir = FR_DIR_READ; dir <= FR_DIR_WRITE; dir++) {
+            if (fr_io_is_ready(bits, dir) && (out[n] = take_waiter_locked(io, dir))) {
+                n++;
+            }
+        }
+    }
+    fr_mutex_unlock(&io->lock);
+    return n;
+}
+
+/* It is level-triggered: left full, every later sleep would end at once. */
+static void drain_interrupt(struct fr_driver *driver)
+{
+    char buffer[64];
+    while (read(driver->interrupt_fd, buffer, sizeof buffer) > 0) {
+    }
+}
+
+static void drain_eventfd(struct fr_driver *driver)
+{
+    uint64_t count;
+    ssize_t ignored = read(driver->evfd, &count, sizeof count); /* EAGAIN: another drained it */
+    (void)ignored;
+}
+
+static int dispatch_events(struct fr_driver *driver, struct epoll_event *events, int n)
+{
+    int woken = 0;
+    for (int i = 0; i < n; i++) {
+        uint64_t token = events[i].data.u64;
+        if (token == TOKEN_EVENTFD) {
+            drain_eventfd(driver);
+        } else if (token == TOKEN_INTERRUPT) {
+            drain_interrupt(driver);
+        } else {
+            void *tasks[2];
+            struct fr_io *io = (struct fr_io *)(uintptr_t)(token & POINTER_MASK);
+            int k = fr_io_dispatch(io, (uint32_t)(token >> 48), ready_bits(events[i].events), tasks);
+            for (int j = 0; j < k; j++) {
+                driver->wake(driver->ctx, tasks[j]);
+            }
+            woken += k;
+        }
+    }
+    return woken;
+}
+
+int fr_driver_turn(struct fr_driver *driver, int64_t timeout_ns)
+{
+    struct epoll_event events[MAX_EVENTS];
+    int n = 0, err = 0;
+    if (timeout_ns != 0 || !fr_driver_has_no_io(driver)) { /* a system call per look is dear when nobody does I/O */
+        n = epoll_wait(driver->epfd, events, MAX_EVENTS, sleep_timeout(driver, timeout_ns));
+        err = n < 0 ? -errno : 0;
+        if (timeout_ns != 0) {
+            stop_sleeping(driver);
+        }
+    }
+    ring_alarm(driver);
+    /* relaxed: a heuristic for the watch */
+    atomic_store_explicit(&driver->last_turn_ns, fr_clock_ns(), memory_order_relaxed);
+    int woken = dispatch_events(driver, events, n > 0 ? n : 0);
+    woken += fr_driver_fire_timers(driver, driver->now(driver->ctx));
+    return err ? err : woken;
+}
+
+/* ---- descriptors ---- */
+
+static struct fr_io *io_alloc(struct fr_io_slab *slab)
+{
+    fr_mutex_lock(&slab->lock);
+    struct fr_io *io = slab->free_io;
+    if (io) {
+        slab->free_io = io->next_free;
+        slab->outstanding++;
+    }
+    fr_mutex_unlock(&slab->lock);
+    if (io) {
+        return io;
+    }
+    struct fr_io_block *block = calloc(1, sizeof *block);
+    if (!block) {
+        return NULL;
+    }
+    fr_mutex_lock(&slab->lock);
+    block->next = slab->blocks;
+    slab->blocks = block;
+    slab->outstanding++;
+    for (int i = 1; i < IO_BLOCK; i++) {
+        block->items[i].next_free = slab->free_io;
+        slab->free_io = &block->items[i];
+    }
+    fr_mutex_unlock(&slab->lock);
+    return &block->items[0];
+}
+
+static bool in_forked_child(const struct fr_io *io)
+{
+    return io->slab->pid != (int)getpid();
+}
+
+void fr_io_release(struct fr_io *io)
+{
+    struct fr_io_slab *slab = io->slab;
+    if (in_forked_child(io)) {
+        return; /* the child's copy of the slab is left behind */
+    }
+    fr_mutex_lock(&slab->lock);
+    io->next_free = slab->free_io;
+    slab->free_io = io;
+    fr_mutex_unlock(&slab->lock);
+    slab_put(slab);
+}
+
+int fr_io_open(struct fr_driver *driver, int fd, struct fr_io **out)
+{
+    struct fr_io *io = io_alloc(driver->slab);
+    if (!io) {
+        return -ENOMEM;
+    }
+    io->driver = driver;
+    io->slab = driver->slab;
+    io->fd = fd;
+    /* Assumed ready: the system call comes first, epoll only after EAGAIN. Not yet shared, so relaxed does. */
+    atomic_store_explicit(&io->ready, FR_READY_READ | FR_READY_WRITE, memory_order_relaxed);
+    atomic_store_explicit(&io->use, 0, memory_order_relaxed);
+    struct epoll_event event = {
+        .events = EPOLLIN | EPOLLOUT | EPOLLRDHUP | EPOLLET,
+        .data.u64 = (uint64_t)(uintptr_t)io | ((uint64_t)(io->gen & 0xffff) << 48),
+    };
+    atomic_fetch_add_explicit(&io->slab->registered, 1, memory_order_relaxed); /* before there can be an event */
+    if (epoll_ctl(driver->epfd, EPOLL_CTL_ADD, fd, &event)) {
+        int err = -errno;
+        atomic_fetch_sub_explicit(&io->slab->registered, 1, memory_order_relaxed); /* a hint */
+        fr_io_release(io);
+        return err;
+    }
+    *out = io;
+    return 0;
+}
+
+/* The last user after CLOSED: nobody else touches io->fd any more [D4]. */
+static int io_finish(struct fr_io *io, bool keep_fd)
+{
+    int fd = io->fd;
+    if (in_forked_child(io)) { /* its locks may be held by threads that do not exist here */
+        io->fd = -1;
+        if (!keep_fd) {
+            close(fd);
+        }
+        return fd;
+    }
+    fr_mutex_lock(&io->slab->lock);
+    if (io->slab->epfd >= 0) {
+        epoll_ctl(io->slab->epfd, EPOLL_CTL_DEL, fd, NULL);
+    }
+    atomic_fetch_sub_explicit(&io->slab->registered, 1, memory_order_relaxed); /* a hint */
+    fr_mutex_unlock(&io->slab->lock);
+    fr_mutex_lock(&io->lock);
+    io->gen++; /* events already fetched for the old registration no longer match */
+    io->fd = -1;
+    fr_mutex_unlock(&io->lock);
+    if (!keep_fd) {
+        close(fd);
+    }
+    return fd;
+}
+
+void fr_io_end(struct fr_io *io, uint32_t release_claim)
+{
+    /* acq_rel: pairs with fr_io_begin() and fr_io_close() [D4]; the claim bit is ours, so subtracting clears it */
+    uint32_t old = atomic_fetch_sub_explicit(&io->use, FR_IO_USE_ONE + release_claim, memory_order_acq_rel);
+    uint32_t now = old - FR_IO_USE_ONE - release_claim;
+    if ((now & FR_IO_CLOSED) && now < FR_IO_USE_ONE) {
+        io_finish(io, false);
+    }
+}
+
+void fr_io_unclaim(struct fr_io *io, uint32_t claim)
+{
+    /* release: pairs with fr_io_begin() */
+    atomic_fetch_and_explicit(&io->use, ~claim, memory_order_release);
+}
+
+static void wake_all(struct fr_io *io)
+{
+    void *tasks[2];
+    int n = 0;
+    fr_mutex_lock(&io->lock);
+    for (int dir = FR_DIR_READ; dir <= FR_DIR_WRITE; dir++) {
+        if ((tasks[n] = take_waiter_locked(io, dir))) {
+            n++;
+        }
+    }
+    fr_mutex_unlock(&io->lock);
+    for (int i = 0; i < n; i++) {
+        io->driver->wake(io->driver->ctx, tasks[i]);
+    }
+}
+
+/* Nobody opens any more, so the blocks stay as they are; free ones and those being closed do not mind the bit. */
+static void orphan_all(struct fr_io_slab *slab)
+{
+    for (struct fr_io_block *block = slab->blocks; block; block = block->next) {
+        for (int i = 0; i < IO_BLOCK; i++) {
+            /* release: pairs with fr_io_wait() [D3] */
+            atomic_fetch_or_explicit(&block->items[i].use, FR_IO_ORPHAN, memory_order_release);
+            wake_all(&block->items[i]);
+        }
+    }
+}
+
+void fr_io_close(struct fr_io *io)
+{
+    /* acq_rel: pairs with fr_io_begin() and fr_io_end() [D4] */
+    uint32_t old = atomic_fetch_or_explicit(&io->use, FR_IO_CLOSED, memory_order_acq_rel);
+    if (old & FR_IO_CLOSED) {
+        return;
+    }
+    if (!in_forked_child(io)) {
+        wake_all(io);
+    }
+    if (old < FR_IO_USE_ONE) {
+        io_finish(io, false);
+    }
+}
+
+int fr_io_detach(struct fr_io *io)
+{
+    uint32_t use = atomic_load_explicit(&io->use, memory_order_relaxed); /* the CAS below validates it */
+    do {
+        if (use & ~(uint32_t)FR_IO_ORPHAN) {
+            return -1; /* only an idle descriptor can be handed back */
+        }
+    } while (!atomic_compare_exchange_weak_explicit(&io->use, &use, use | FR_IO_CLOSED,
+                                                    memory_order_acq_rel, /* pairs with fr_io_begin() [D4] */
+                                                    memory_order_relaxed));
+    return io_finish(io, true);
+}
+
+bool fr_io_wait(struct fr_io *io, enum fr_direction dir, struct fr_waiter *waiter)
+{
+    fr_mutex_lock(&io->lock);
+    /* acquire: pairs with fr_io_close() and orphan_all(), which set their bit before they take the lock to wake [D3] */
+    bool closed = atomic_load_explicit(&io->use, memory_order_acquire) & (FR_IO_CLOSED | FR_IO_ORPHAN);
+    bool stored = !closed && !fr_io_is_ready(fr_io_ready(io), dir);
+    if (stored) {
+        io->waiter[dir] = waiter;
+        waiter->linked = true;
+    }
+    fr_mutex_unlock(&io->lock);
+    return stored;
+}
+
+bool fr_io_unwait(struct fr_io *io, enum fr_direction dir, struct fr_waiter *waiter)
+{
+    fr_mutex_lock(&io->lock);
+    bool stored = io->waiter[dir] == waiter;
+    if (stored) {
+        io->waiter[dir] = NULL;
+        waiter->linked = false;
+    }
+    fr_mutex_unlock(&io->lock);
+    return stored;
+}

@@ -1,0 +1,137 @@
+#include "queue.h"
+
+#define FR_QUEUE_HALF ((uint32_t)FR_QUEUE_CAP / 2)
+
+void fr_queue_init(struct fr_queue *q)
+{
+    atomic_init(&q->head, 0);
+    atomic_init(&q->tail, 0);
+    for (uint32_t i = 0; i < FR_QUEUE_CAP; i++) {
+        atomic_init(&q->slots[i], NULL);
+    }
+}
+
+/* The ring is full and wholly ours, items [real, real + CAP): the first half stays, the second goes to the injector with
+ * the new item behind it. The second, because items from the injector are pulled into the first half: so nothing goes
+ * back and forth before it has run. The half that stays need not be moved: its indices grow by CAP, its slots are the
+ * same. */
+static void fr_queue_split_owner(struct fr_queue *q, uint32_t real, void *item, struct fr_inject *overflow,
+                                 struct fr_inject_block *reserved)
+{
+    void *batch[FR_QUEUE_HALF + 1];
+    for (uint32_t i = 0; i < FR_QUEUE_HALF; i++) {
+        batch[i] = fr_queue_slot_get(q, real + FR_QUEUE_HALF + i);
+    }
+    batch[FR_QUEUE_HALF] = item;
+    /* seq_cst pairs with fr_queue_len() [Q5] and, as release, with fr_queue_steal_into() [Q4] */
+    atomic_store_explicit(&q->tail, real + FR_QUEUE_CAP + FR_QUEUE_HALF, memory_order_seq_cst);
+    fr_inject_push_reserved(overflow, reserved, batch, FR_QUEUE_HALF + 1);
+}
+
+int fr_queue_overflow_owner(struct fr_queue *q, void *item, struct fr_inject *overflow)
+{
+    /* acquire pairs with fr_queue_steal_into() [Q3] */
+    uint64_t head = atomic_load_explicit(&q->head, memory_order_acquire);
+    uint32_t steal = fr_queue_head_steal(head), real = fr_queue_head_real(head), tail = fr_queue_tail_owner(q);
+    if (tail - steal < FR_QUEUE_CAP) {
+        return fr_queue_push_owner(q, item, overflow); /* a thief has just made room */
+    }
+    if (steal != real) {
+        /* A thief is making room; only this item goes. */
+        int rc = fr_inject_push_force(overflow, item);
+        return rc == 0 ? 1 : rc;
+    }
+    struct fr_inject_block *reserved = fr_inject_reserve(overflow, FR_QUEUE_HALF + 1);
+    if (reserved == NULL) {
+        return -ENOMEM; /* before the claim [Q7] */
+    }
+    /* Claim everything; a thief that loaded the old head fails its CAS [Q4].
+     * release: pairs with fr_queue_steal_into(), which must not see this head with an older tail. relaxed on failure:
+     * fr_queue_push_owner() loads it again. */
+    if (!atomic_compare_exchange_strong_explicit(&q->head, &head,
+                                                 fr_queue_pack(real + FR_QUEUE_CAP, real + FR_QUEUE_CAP),
+                                                 memory_order_release, memory_order_relaxed)) {
+        fr_inject_unreserve(overflow, reserved);
+        return fr_queue_push_owner(q, item, overflow); /* a thief was faster, so there is room or it is at work */
+    }
+    fr_queue_split_owner(q, real, item, overflow, reserved);
+    return 1;
+}
+
+int fr_queue_overflow_solo_owner(struct fr_queue *q, void *item, struct fr_inject *overflow)
+{
+    /* relaxed: only the owner writes head [Q6]. */
+    uint32_t real = fr_queue_head_real(atomic_load_explicit(&q->head, memory_order_relaxed));
+    struct fr_inject_block *reserved = fr_inject_reserve(overflow, FR_QUEUE_HALF + 1);
+    if (reserved == NULL) {
+        return -ENOMEM; /* before anything changed [Q7] */
+    }
+    /* relaxed: read by others for metrics only [Q6]. */
+    atomic_store_explicit(&q->head, fr_queue_pack(real + FR_QUEUE_CAP, real + FR_QUEUE_CAP), memory_order_relaxed);
+    fr_queue_split_owner(q, real, item, overflow, reserved);
+    return 1;
+}
+
+/* Claims half of src. Returns how many (0: nothing to be had), the first at index *from; src's head then is
+ * (*from, *from + n) until fr_queue_unclaim_steal(). */
+static uint32_t fr_queue_claim_steal(struct fr_queue *src, uint32_t *from)
+{
+    /* acquire pairs with fr_queue_overflow_owner() and fr_queue_pop_owner() [Q1]: tail is not older than head. */
+    uint64_t head = atomic_load_explicit(&src->head, memory_order_acquire);
+    for (;;) {
+        uint32_t steal = fr_queue_head_steal(head), real = fr_queue_head_real(head);
+        if (steal != real) {
+            return 0; /* [Q2] */
+        }
+        /* acquire pairs with fr_queue_push_owner() [Q4] */
+        uint32_t avail = atomic_load_explicit(&src->tail, memory_order_acquire) - real, n = avail - avail / 2;
+        if (n == 0) {
+            return 0;
+        }
+        /* acq_rel/acquire pair with fr_queue_pop_owner() [Q2] [Q4] */
+        if (atomic_compare_exchange_weak_explicit(&src->head, &head, fr_queue_pack(steal, real + n),
+                                                  memory_order_acq_rel, memory_order_acquire)) {
+            /* Head had not moved, so neither had the owner overflowed between our two loads. */
+            assert(n <= FR_QUEUE_CAP - FR_QUEUE_HALF);
+            *from = real;
+            return n;
+        }
+    }
+}
+
+/* The copy is made: gives the slots back to the owner, which may have popped on beyond our claim. */
+static void fr_queue_unclaim_steal(struct fr_queue *src)
+{
+    /* relaxed: only a guess, the CAS checks it. */
+    uint64_t head = atomic_load_explicit(&src->head, memory_order_relaxed);
+    uint64_t next;
+    do {
+        uint32_t real = fr_queue_head_real(head);
+        assert(fr_queue_head_steal(head) != real);
+        next = fr_queue_pack(real, real);
+        /* acq_rel pairs with fr_queue_space_owner() [Q3] and fr_queue_pop_owner() [Q2]; relaxed on failure: nothing
+         * was given back. */
+    } while (
+        !atomic_compare_exchange_weak_explicit(&src->head, &head, next, memory_order_acq_rel, memory_order_relaxed));
+}
+
+uint32_t fr_queue_steal_into(struct fr_queue *src, struct fr_queue *dst, void **first)
+{
+    /* Others may steal from dst meanwhile, which only makes room. */
+    if (fr_queue_space_owner(dst) < FR_QUEUE_CAP - FR_QUEUE_HALF) {
+        return 0;
+    }
+    uint32_t tail = fr_queue_tail_owner(dst), from, n = fr_queue_claim_steal(src, &from);
+    if (n == 0) {
+        return 0;
+    }
+    for (uint32_t i = 0; i + 1 < n; i++) {
+        fr_queue_slot_set(dst, tail + i, fr_queue_slot_get(src, from + i));
+    }
+    *first = fr_queue_slot_get(src, from + n - 1);
+    fr_queue_unclaim_steal(src);
+    if (n > 1) { /* seq_cst pairs with fr_queue_len() [Q5] and, as release, with fr_queue_claim_steal() [Q4] */
+        atomic_store_explicit(&dst->tail, tail + n - 1, memory_order_seq_cst);
+    }
+    return n;
+}

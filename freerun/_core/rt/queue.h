@@ -1,0 +1,193 @@
+/* queue: a worker's run queue, a bounded ring with one owner and many thieves. Tokio's queue.rs.
+ *
+ * THREADS     *_owner: the owning worker only. fr_queue_steal_into(): the owner of dst, with src another's.
+ *             fr_queue_len(): any, racy.
+ * STATE       attached thread state: not needed; never calls Python, never blocks (see inject.h about overflow).
+ * OWNERSHIP   items are opaque, non-NULL, and hold no reference (state.h [S1]).
+ * FIELDS      head  (steal << 32 | real). Owner and thieves: CAS acq_rel. Solo: owner, store.
+ *                   real is the next item to pop; [steal, real) is what a thief has claimed and is still copying.
+ *             tail  owner only: store seq_cst [Q5]; solo: release. Thieves: load acquire.
+ *             slots relaxed atomics: the owner writes, owner and thieves read. A thief's read may lose the race for
+ *                   the claim in no case: it reads only after its CAS. They are atomics for fr_queue_steal_into()'s
+ *                   destination, which is written before tail and read after it by others.
+ * INVARIANTS  All indices are free-running u32; slot = index mod CAP.
+ *             Q1  0 <= tail - steal <= CAP, and steal <= real <= tail, modulo 2^32.
+ *             Q2  steal == real <=> no thief is at work. One thief at a time; others give up.
+ *             Q3  The owner writes a slot only when tail - steal < CAP, with steal read acquire: the last reader of
+ *                 that slot has finished.
+ *             Q4  A slot is read by the one whose CAS moved real over it, and by nobody else.
+ *             Q5  Dekker with idle.h [I2]: a pusher stores tail (seq_cst), then loads the idle word (seq_cst). A
+ *                 parking worker RMWs the idle word (seq_cst), then loads every tail (seq_cst, fr_queue_len()). In
+ *                 the single order of seq_cst one of them comes first, so either the pusher sees the parked worker
+ *                 and wakes it or the parking worker sees the item. Therefore every store of tail that makes an item
+ *                 visible is seq_cst, and fr_queue_len() reads head before tail, which errs only upwards.
+ *                 While the owner overflows the ring looks empty for a moment; the owner is awake then and its
+ *                 store of tail at the end starts the argument anew.
+ *             Q6  Solo: a runtime with a single worker. Nobody steals, steal == real always, so the owner needs no
+ *                 RMW. A queue uses either the solo functions or the others, for all of its life.
+ *             Q7  Nothing is lost on overflow: memory for the injector is reserved before the ring gives up its half.
+ * LOCKS       none.
+ * SHUTDOWN    overflow ignores the injector's closed bit: the workers drain the injector after closing it.
+ * PROVED BY   tests/test_queue.c
+ */
+#ifndef FR_RT_QUEUE_H
+#define FR_RT_QUEUE_H
+
+#include "inject.h"
+#include <assert.h>
+
+#ifndef FR_QUEUE_CAP
+#define FR_QUEUE_CAP 256
+#endif
+_Static_assert(FR_QUEUE_CAP >= 2 && (FR_QUEUE_CAP & (FR_QUEUE_CAP - 1)) == 0, "capacity: a power of two");
+
+#define FR_QUEUE_MASK ((uint32_t)FR_QUEUE_CAP - 1)
+
+struct fr_queue {
+    _Alignas(FR_CACHE_LINE) _Atomic uint64_t head;
+    _Alignas(FR_CACHE_LINE) _Atomic uint32_t tail;
+    _Alignas(FR_CACHE_LINE) _Atomic(void *) slots[FR_QUEUE_CAP];
+};
+
+void fr_queue_init(struct fr_queue *q);
+
+/* Takes half of src (rounded up): all but one go to the back of dst, which the caller owns, the newest of them to
+ * *first. Returns how many in all; 0 when src is empty, another thief is at it, or dst is over half full. */
+uint32_t fr_queue_steal_into(struct fr_queue *src, struct fr_queue *dst, void **first);
+
+/* The slow halves of the pushes below; same results. */
+int fr_queue_overflow_owner(struct fr_queue *q, void *item, struct fr_inject *overflow);
+int fr_queue_overflow_solo_owner(struct fr_queue *q, void *item, struct fr_inject *overflow);
+
+static inline uint64_t fr_queue_pack(uint32_t steal, uint32_t real)
+{
+    return (uint64_t)steal << 32 | real;
+}
+
+static inline uint32_t fr_queue_head_steal(uint64_t head)
+{
+    return (uint32_t)(head >> 32);
+}
+
+static inline uint32_t fr_queue_head_real(uint64_t head)
+{
+    return (uint32_t)head;
+}
+
+static inline void fr_queue_slot_set(struct fr_queue *q, uint32_t index, void *item)
+{
+    /* relaxed: published by the store of tail that follows [Q3]. */
+    atomic_store_explicit(&q->slots[index & FR_QUEUE_MASK], item, memory_order_relaxed);
+}
+
+static inline void *fr_queue_slot_get(const struct fr_queue *q, uint32_t index)
+{
+    /* relaxed: the owner reads what it wrote; a thief has loaded tail acquire [Q4]. */
+    return atomic_load_explicit(&q->slots[index & FR_QUEUE_MASK], memory_order_relaxed);
+}
+
+static inline uint32_t fr_queue_tail_owner(const struct fr_queue *q)
+{
+    /* relaxed: only the owner writes it. */
+    return atomic_load_explicit(&q->tail, memory_order_relaxed);
+}
+
+/* How many items fit before a push overflows. At least that many: thieves only make room. */
+static inline uint32_t fr_queue_space_owner(const struct fr_queue *q)
+{
+    /* acquire pairs with fr_queue_steal_into() [Q3] */
+    uint64_t head = atomic_load_explicit(&q->head, memory_order_acquire);
+    return FR_QUEUE_CAP - (fr_queue_tail_owner(q) - fr_queue_head_steal(head));
+}
+
+/* 0: pushed here. 1: overflowed; half of the ring and the item went to the injector, or only the item if a thief is at
+ * work. -ENOMEM: the ring was full and the injector could not grow; nothing changed, the item is still the caller's. */
+static inline int fr_queue_push_owner(struct fr_queue *q, void *item, struct fr_inject *overflow)
+{
+    if (__builtin_expect(fr_queue_space_owner(q) == 0, 0)) {
+        return fr_queue_overflow_owner(q, item, overflow);
+    }
+    uint32_t tail = fr_queue_tail_owner(q);
+    fr_queue_slot_set(q, tail, item);
+    /* seq_cst pairs with fr_queue_len() [Q5] and, as release, with fr_queue_steal_into() [Q4] */
+    atomic_store_explicit(&q->tail, tail + 1, memory_order_seq_cst);
+    return 0;
+}
+
+/* Pushes as many of the n items, in order, as fit; returns how many. Never overflows. */
+static inline uint32_t fr_queue_push_batch_owner(struct fr_queue *q, void *const *items, uint32_t n)
+{
+    uint32_t space = fr_queue_space_owner(q), tail = fr_queue_tail_owner(q);
+    if (n > space) {
+        n = space;
+    }
+    if (n == 0) {
+        return 0;
+    }
+    for (uint32_t i = 0; i < n; i++) {
+        fr_queue_slot_set(q, tail + i, items[i]);
+    }
+    /* seq_cst pairs with fr_queue_len() [Q5] and, as release, with fr_queue_steal_into() [Q4] */
+    atomic_store_explicit(&q->tail, tail + n, memory_order_seq_cst);
+    return n;
+}
+
+/* The oldest item, or NULL. */
+static inline void *fr_queue_pop_owner(struct fr_queue *q)
+{
+    uint32_t tail = fr_queue_tail_owner(q);
+    /* acquire pairs with fr_queue_steal_into() [Q2]: when it has made steal == real, its reads are over. */
+    uint64_t head = atomic_load_explicit(&q->head, memory_order_acquire);
+    for (;;) {
+        uint32_t steal = fr_queue_head_steal(head), real = fr_queue_head_real(head);
+        if (real == tail) {
+            return NULL;
+        }
+        /* A thief at work keeps its claim [steal, real); otherwise both move [Q2]. */
+        uint64_t next = fr_queue_pack(steal == real ? real + 1 : steal, real + 1);
+        /* acq_rel/acquire pair with fr_queue_steal_into() [Q2] [Q4] */
+        if (atomic_compare_exchange_weak_explicit(&q->head, &head, next, memory_order_acq_rel, memory_order_acquire)) {
+            return fr_queue_slot_get(q, real);
+        }
+    }
+}
+
+/* As fr_queue_push_owner(), in a runtime with one worker [Q6]. */
+static inline int fr_queue_push_solo_owner(struct fr_queue *q, void *item, struct fr_inject *overflow)
+{
+    uint32_t tail = fr_queue_tail_owner(q);
+    /* relaxed: only the owner writes head [Q6]. */
+    uint32_t real = fr_queue_head_real(atomic_load_explicit(&q->head, memory_order_relaxed));
+    if (__builtin_expect(tail - real == FR_QUEUE_CAP, 0)) {
+        return fr_queue_overflow_solo_owner(q, item, overflow);
+    }
+    fr_queue_slot_set(q, tail, item);
+    /* release: metrics on other threads see an item no earlier than its slot; pairs with fr_queue_len() [Q6] */
+    atomic_store_explicit(&q->tail, tail + 1, memory_order_release);
+    return 0;
+}
+
+/* As fr_queue_pop_owner(), in a runtime with one worker [Q6]. */
+static inline void *fr_queue_pop_solo_owner(struct fr_queue *q)
+{
+    /* relaxed: only the owner writes head [Q6]. */
+    uint32_t real = fr_queue_head_real(atomic_load_explicit(&q->head, memory_order_relaxed));
+    if (real == fr_queue_tail_owner(q)) {
+        return NULL;
+    }
+    /* relaxed: read by others for metrics only [Q6]. */
+    atomic_store_explicit(&q->head, fr_queue_pack(real + 1, real + 1), memory_order_relaxed);
+    return fr_queue_slot_get(q, real);
+}
+
+/* How many items may be popped or stolen; racy for anyone but the owner, where it may err upwards [Q5]. */
+static inline uint32_t fr_queue_len(const struct fr_queue *q)
+{
+    /* acquire: head before tail [Q5]; pairs with fr_queue_pop_owner(). */
+    uint32_t real = fr_queue_head_real(atomic_load_explicit(&q->head, memory_order_acquire));
+    /* seq_cst pairs with fr_queue_push_owner() [Q5] */
+    uint32_t len = atomic_load_explicit(&q->tail, memory_order_seq_cst) - real;
+    return len > FR_QUEUE_CAP ? FR_QUEUE_CAP : len;
+}
+
+#endif

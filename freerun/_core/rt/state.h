@@ -1,0 +1,241 @@
+/* state: the task's state word. Who may poll, who must queue, who frees: decided here, by one RMW each.
+ *
+ * THREADS     start_poll, end_poll*, complete: the poller. Everything else: anyone who holds a reference.
+ * STATE       attached thread state: not needed; never blocks.
+ * OWNERSHIP   references are counted from bit 16 up. Who holds them: the list of owned tasks (one), each handle, each
+ *             registered waker. A run queue holds *none* [S1].
+ * FIELDS      the word: all RMWs, orders below. Bits 8..15 are free.
+ *             RUNNING        somebody holds the right to touch the coroutine (the poll lock).
+ *             COMPLETE       the result is stored; never cleared, and RUNNING is never set again.
+ *             NOTIFIED       the task is in a run queue, or its poller must put it there.
+ *             CANCELLED      abort was requested. DELIVERED  the exception was thrown in (poller only).
+ *             JOIN_INTEREST  a JoinHandle exists. JOIN_WAKER  somebody is in the list of joiners.
+ *             OBSERVED       the result was taken.
+ * INVARIANTS  S1  In a queue => NOTIFIED, not RUNNING, not COMPLETE => the owned-list reference is alive. The argument:
+ *                 a task is queued only by the one call that turned NOTIFIED from 0 to 1 on an idle task (wake, abort)
+ *                 or by the poller that ended a poll with NOTIFIED set; either of them owns "the queueing" until it
+ *                 has pushed. Only fr_state_start_poll() takes NOTIFIED from a task that is not RUNNING, and it is
+ *                 called by whoever took the task out of the queue. So a task is in at most one queue, once. Only the
+ *                 poller, holding RUNNING, completes a task, and only after that drops the owned-list
+ *                 reference; a RUNNING task is in no queue. So whatever is in a queue is alive, and the pop needs no
+ *                 reference of its own until it has completed the task.
+ *             S2  RUNNING is a lock: acquire in start_poll and try_lock_idle, release in end_poll*. So is a wake: what
+ *                 the waker wrote before is visible to the poll that it causes, or, if one wake finds NOTIFIED set
+ *                 already, to the poll caused by the earlier one, for it too is an acq_rel RMW and continues the
+ *                 release sequence which that poll acquires. This is why wake writes even when nothing changes.
+ *             S3  After fr_state_end_poll() == false, and after the push that follows == true or a yield, the task
+ *                 belongs to whoever polls next: touch it only if you hold a reference.
+ *             S4  COMPLETE is set with release; whoever sees it with acquire may read the result. Of a joiner and the
+ *                 completer one sees the other: set_join_waker fails if COMPLETE is set, and complete returns
+ *                 JOIN_WAKER if it was set before.
+ *             S5  Bits are never added to a COMPLETE task except OBSERVED, nor removed except JOIN_INTEREST and
+ *                 JOIN_WAKER.
+ * LOCKS       none.
+ * SHUTDOWN    aborts every owned task; each completes through its poller as ever.
+ * PROVED BY   tests/test_state.c
+ */
+#ifndef FR_RT_STATE_H
+#define FR_RT_STATE_H
+
+#include <assert.h>
+#include <stdatomic.h>
+#include <stdbool.h>
+#include <stdint.h>
+
+#define FR_RUNNING       ((uint64_t)1)
+#define FR_COMPLETE      ((uint64_t)2)
+#define FR_NOTIFIED      ((uint64_t)4)
+#define FR_CANCELLED     ((uint64_t)8)
+#define FR_DELIVERED     ((uint64_t)16)
+#define FR_JOIN_INTEREST ((uint64_t)32)
+#define FR_JOIN_WAKER    ((uint64_t)64)
+#define FR_OBSERVED      ((uint64_t)128)
+#define FR_REF_SHIFT     16
+#define FR_REF_ONE       ((uint64_t)1 << FR_REF_SHIFT)
+
+typedef _Atomic uint64_t fr_state;
+
+static inline void fr_state_init(fr_state *s, uint64_t refs, uint64_t bits)
+{
+    assert(bits < FR_REF_ONE);
+    atomic_init(s, refs << FR_REF_SHIFT | bits);
+}
+
+/* A snapshot. With acquire: if COMPLETE is in it, the result may be read. */
+static inline uint64_t fr_state_load(const fr_state *s)
+{
+    /* acquire pairs with fr_state_complete() [S4] */
+    return atomic_load_explicit(s, memory_order_acquire);
+}
+
+static inline uint64_t fr_state_refs(uint64_t snapshot)
+{
+    return snapshot >> FR_REF_SHIFT;
+}
+
+/* NOTIFIED -> RUNNING, for a task just taken from a queue. Returns the new state, with CANCELLED and so on. */
+static inline uint64_t fr_state_start_poll(fr_state *s)
+{
+    /* The two bits are known [S1], so one subtraction swaps them: a single xadd where and/xor would be a CAS loop.
+     * acquire pairs with fr_state_wake(), fr_state_abort() and fr_state_end_poll() [S2] */
+    uint64_t prev = atomic_fetch_sub_explicit(s, FR_NOTIFIED - FR_RUNNING, memory_order_acquire);
+    assert((prev & (FR_NOTIFIED | FR_RUNNING | FR_COMPLETE)) == FR_NOTIFIED);
+    return prev - (FR_NOTIFIED - FR_RUNNING);
+}
+
+/* The poll is over and the task waits. True: it was woken meanwhile, the caller must queue it [S3]. */
+static inline bool fr_state_end_poll(fr_state *s)
+{
+    /* release pairs with fr_state_start_poll() and fr_state_try_lock_idle() [S2] */
+    uint64_t prev = atomic_fetch_sub_explicit(s, FR_RUNNING, memory_order_release);
+    assert((prev & (FR_RUNNING | FR_COMPLETE)) == FR_RUNNING);
+    return (prev & FR_NOTIFIED) != 0;
+}
+
+/* The poll is over and the task wants another turn: RUNNING -> NOTIFIED. The caller must queue it. */
+static inline void fr_state_end_poll_yield(fr_state *s)
+{
+    /* relaxed: only a guess, the CAS checks it. */
+    uint64_t cur = atomic_load_explicit(s, memory_order_relaxed);
+    /* release pairs with fr_state_start_poll() [S2]; relaxed on failure: try again with what is there. */
+    do {
+        assert((cur & (FR_RUNNING | FR_COMPLETE)) == FR_RUNNING);
+    } while (!atomic_compare_exchange_weak_explicit(s, &cur, (cur & ~FR_RUNNING) | FR_NOTIFIED, memory_order_release,
+                                                    memory_order_relaxed));
+}
+
+/* Whoever sets NOTIFIED on a task in this state has to queue it. */
+static inline bool fr_state_is_idle(uint64_t snapshot)
+{
+    return (snapshot & (FR_RUNNING | FR_NOTIFIED | FR_COMPLETE)) == 0;
+}
+
+/* True: the caller must queue the task [S1]. */
+static inline bool fr_state_wake(fr_state *s)
+{
+    /* relaxed: only a guess, the CAS checks it; and a COMPLETE task has nothing to be told. */
+    uint64_t cur = atomic_load_explicit(s, memory_order_relaxed);
+    do {
+        if (cur & FR_COMPLETE) {
+            return false;
+        }
+        /* acq_rel, also when NOTIFIED is set already [S2]: pairs with fr_state_start_poll() */
+    } while (
+        !atomic_compare_exchange_weak_explicit(s, &cur, cur | FR_NOTIFIED, memory_order_acq_rel, memory_order_relaxed));
+    return fr_state_is_idle(cur);
+}
+
+/* Requests cancellation and wakes. True: the caller must queue the task. *first: this call was the first request, and
+ * the task had not completed. */
+static inline bool fr_state_abort(fr_state *s, bool *first)
+{
+    /* relaxed: only a guess, the CAS checks it. */
+    uint64_t cur = atomic_load_explicit(s, memory_order_relaxed);
+    do {
+        *first = !(cur & (FR_CANCELLED | FR_COMPLETE));
+        if (cur & FR_COMPLETE) {
+            return false;
+        }
+        /* acq_rel pairs with fr_state_start_poll() [S2] */
+    } while (!atomic_compare_exchange_weak_explicit(s, &cur, cur | FR_CANCELLED | FR_NOTIFIED, memory_order_acq_rel,
+                                                    memory_order_relaxed));
+    return fr_state_is_idle(cur);
+}
+
+/* The poller has thrown the exception in. Returns false if it had been thrown before. */
+static inline bool fr_state_set_delivered(fr_state *s)
+{
+    /* relaxed: only the poller reads and writes this bit, under RUNNING [S2]. */
+    return !(atomic_fetch_or_explicit(s, FR_DELIVERED, memory_order_relaxed) & FR_DELIVERED);
+}
+
+/* The result is stored: RUNNING -> COMPLETE. Returns the previous state: its JOIN_WAKER says whether to wake the joiners,
+ * its JOIN_INTEREST whether anybody will ever want the result. The owned-list reference is still held. */
+static inline uint64_t fr_state_complete(fr_state *s)
+{
+    /* relaxed: only a guess, the CAS checks it. */
+    uint64_t cur = atomic_load_explicit(s, memory_order_relaxed);
+    /* acq_rel: release pairs with fr_state_load() and fr_state_drop_join_interest(), acquire with
+     * fr_state_set_join_waker() [S4] */
+    do {
+        assert((cur & (FR_RUNNING | FR_COMPLETE)) == FR_RUNNING);
+    } while (!atomic_compare_exchange_weak_explicit(s, &cur, (cur & ~(FR_RUNNING | FR_NOTIFIED)) | FR_COMPLETE,
+                                                    memory_order_acq_rel, memory_order_relaxed));
+    return cur;
+}
+
+/* The last JoinHandle goes away; once. True: the task was COMPLETE already, the result is the caller's to drop. */
+static inline bool fr_state_drop_join_interest(fr_state *s)
+{
+    /* The bit is known to be set, so a subtraction clears it.
+     * acq_rel pairs with fr_state_complete() [S4] */
+    uint64_t prev = atomic_fetch_sub_explicit(s, FR_JOIN_INTEREST, memory_order_acq_rel);
+    assert(prev & FR_JOIN_INTEREST);
+    return (prev & FR_COMPLETE) != 0;
+}
+
+/* After the joiner has put itself in the list. False: the task is COMPLETE, nobody will wake it: take the result. */
+static inline bool fr_state_set_join_waker(fr_state *s)
+{
+    /* acquire: on COMPLETE the caller reads the result; pairs with fr_state_complete() [S4] */
+    uint64_t cur = atomic_load_explicit(s, memory_order_acquire);
+    do {
+        if (cur & FR_COMPLETE) {
+            return false;
+        }
+        /* acq_rel/acquire pair with fr_state_complete() [S4] */
+    } while (!atomic_compare_exchange_weak_explicit(s, &cur, cur | FR_JOIN_WAKER, memory_order_acq_rel,
+                                                    memory_order_acquire));
+    return true;
+}
+
+/* The list of joiners became empty. Call it under that list's lock. False: the task is COMPLETE (and its completer, if
+ * it saw the bit, comes to look at the list). */
+static inline bool fr_state_clear_join_waker(fr_state *s)
+{
+    /* acq_rel pairs with fr_state_complete() [S4] */
+    return !(atomic_fetch_and_explicit(s, ~FR_JOIN_WAKER, memory_order_acq_rel) & FR_COMPLETE);
+}
+
+/* True for the first caller. */
+static inline bool fr_state_set_observed(fr_state *s)
+{
+    /* acq_rel: the first observer may take the result out; the others come after it. Pairs with itself, that is
+     * fr_state_set_observed(), and with fr_state_complete() [S4] */
+    return !(atomic_fetch_or_explicit(s, FR_OBSERVED, memory_order_acq_rel) & FR_OBSERVED);
+}
+
+/* Takes RUNNING from a task that waits, to look at its coroutine (a dump). Give it back with fr_state_end_poll(), and
+ * queue the task if that says so. The caller holds a reference. */
+static inline bool fr_state_try_lock_idle(fr_state *s)
+{
+    /* relaxed: only a guess, the CAS checks it. */
+    uint64_t cur = atomic_load_explicit(s, memory_order_relaxed);
+    do {
+        if (!fr_state_is_idle(cur)) {
+            return false;
+        }
+        /* acquire pairs with fr_state_end_poll() [S2]; relaxed on failure: nothing was taken. */
+    } while (
+        !atomic_compare_exchange_weak_explicit(s, &cur, cur | FR_RUNNING, memory_order_acquire, memory_order_relaxed));
+    return true;
+}
+
+static inline void fr_ref_inc(fr_state *s)
+{
+    /* relaxed: who has a reference to copy is already synchronised with the object's life. */
+    uint64_t prev = atomic_fetch_add_explicit(s, FR_REF_ONE, memory_order_relaxed);
+    assert(fr_state_refs(prev) > 0);
+    (void)prev;
+}
+
+/* True: it was the last, the caller frees the task. */
+static inline bool fr_ref_dec(fr_state *s)
+{
+    /* acq_rel: everybody's use of the task comes before the free; pairs with fr_ref_dec() of the others. */
+    uint64_t prev = atomic_fetch_sub_explicit(s, FR_REF_ONE, memory_order_acq_rel);
+    assert(fr_state_refs(prev) > 0);
+    return fr_state_refs(prev) == 1;
+}
+
+#endif

@@ -1,0 +1,374 @@
+/* The driver: timers against the clock, readiness without lost edges, close against use, waiters against both. */
+#include <errno.h>
+#include <fcntl.h>
+#include <pthread.h>
+#include <sched.h>
+#include <string.h>
+#include <sys/socket.h>
+
+#include "../rt/driver.h"
+#include "check.h"
+
+/* A "task" here is an integer that counts its wake-ups. */
+typedef _Atomic uint32_t woken;
+
+static void wake(void *ctx, void *task)
+{
+    (void)ctx;
+    if (task) {
+        atomic_fetch_add((woken *)task, 1);
+    }
+}
+
+static uint64_t now(void *ctx)
+{
+    (void)ctx;
+    return fr_clock_ns();
+}
+
+static void start(struct fr_driver *driver)
+{
+    CHECK_EQ(fr_driver_init(driver, wake, now, NULL), 0);
+    CHECK(fr_driver_try_acquire(driver));
+    CHECK(!fr_driver_try_acquire(driver));
+}
+
+static void stop(struct fr_driver *driver)
+{
+    fr_driver_release(driver);
+    fr_driver_destroy(driver);
+}
+
+static void make_pair(int fds[2])
+{
+    CHECK_EQ(socketpair(AF_UNIX, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0, fds), 0);
+}
+
+/* ---- timers ---- */
+
+static void test_timer_never_early(void)
+{
+    struct fr_driver driver;
+    struct fr_sleep sleep = {.task = NULL};
+    woken count = 0;
+    start(&driver);
+    for (int ms = 1; ms <= 8; ms++) {
+        uint64_t deadline = fr_clock_ns() + (uint64_t)ms * 1000000;
+        CHECK(fr_driver_sleep_arm(&driver, &sleep, deadline, &count));
+        while (!fr_driver_sleep_fired(&driver, &sleep)) {
+            CHECK(fr_driver_turn(&driver, -1) >= 0);
+        }
+        CHECK(fr_clock_ns() >= deadline);
+        CHECK_EQ(count, ms);
+        CHECK(!fr_driver_sleep_disarm(&driver, &sleep));
+    }
+    stop(&driver);
+}
+
+static void test_disarmed_timer_does_not_fire(void)
+{
+    struct fr_driver driver;
+    struct fr_sleep early = {.task = NULL}, late = {.task = NULL};
+    woken first = 0, second = 0;
+    start(&driver);
+    CHECK(!fr_driver_sleep_arm(&driver, &early, fr_clock_ns() - 5000000, &first)); /* due already */
+    CHECK(fr_driver_sleep_arm(&driver, &early, fr_clock_ns() + 2000000, &first));
+    CHECK(fr_driver_sleep_arm(&driver, &late, fr_clock_ns() + 6000000, &second));
+    CHECK(fr_driver_sleep_disarm(&driver, &early));
+    CHECK(!fr_driver_sleep_disarm(&driver, &early));
+    while (!fr_driver_sleep_fired(&driver, &late)) {
+        CHECK(fr_driver_turn(&driver, -1) >= 0);
+    }
+    CHECK_EQ(first, 0);
+    CHECK_EQ(second, 1);
+    CHECK(fr_driver_next_deadline(&driver) == UINT64_MAX);
+    stop(&driver);
+}
+
+struct armer {
+    struct fr_driver *driver;
+    struct fr_sleep *sleep;
+    woken *count;
+};
+
+static void *arm_from_elsewhere(void *arg)
+{
+    struct armer *armer = arg;
+    usleep(2000);
+    CHECK(fr_driver_sleep_arm(armer->driver, armer->sleep, fr_clock_ns() + 1000000, armer->count));
+    return NULL;
+}
+
+/* [D5] an earlier deadline ends a sleep that was to last for ever. */
+static void test_earlier_deadline_wakes_the_sleeper(void)
+{
+    struct fr_driver driver;
+    struct fr_sleep sleep = {.task = NULL};
+    woken count = 0;
+    pthread_t thread;
+    start(&driver);
+    struct armer armer = {&driver, &sleep, &count};
+    CHECK_EQ(pthread_create(&thread, NULL, arm_from_elsewhere, &armer), 0);
+    while (count == 0) {
+        CHECK(fr_driver_turn(&driver, -1) >= 0); /* hangs (and alarm() ends it) if the kick is lost */
+    }
+    pthread_join(thread, NULL);
+    stop(&driver);
+}
+
+/* Threads arm and disarm at random while one drives: every timer either fired once or was taken back. */
+struct timer_thread {
+    struct fr_driver *driver;
+    struct rng rng;
+    uint64_t until;
+    uint64_t armed, fired, taken_back;
+};
+
+static void *timer_stress(void *arg)
+{
+    struct timer_thread *self = arg;
+    while (fr_clock_ns() < self->until) {
+        struct fr_sleep sleep = {.task = NULL};
+        woken count = 0;
+        uint64_t deadline = fr_clock_ns() + rng_below(&self->rng, 3000000);
+        if (!fr_driver_sleep_arm(self->driver, &sleep, deadline, &count)) {
+            continue;
+        }
+        self->armed++;
+        uint64_t patience = rng_below(&self->rng, 4000);
+        for (uint64_t i = 0; i < patience && !fr_driver_sleep_fired(self->driver, &sleep); i++) {
+            sched_yield();
+        }
+        if (fr_driver_sleep_disarm(self->driver, &sleep)) {
+            self->taken_back++;
+            CHECK_EQ(count, 0);
+        } else {
+            while (count == 0) { /* fired is set before the wake */
+                sched_yield();
+            }
+            CHECK_EQ(count, 1);
+            self->fired++;
+        }
+    }
+    return NULL;
+}
+
+static void test_timer_stress(struct check_env *env)
+{
+    enum { THREADS = 3 };
+    struct fr_driver driver;
+    struct timer_thread threads[THREADS];
+    pthread_t ids[THREADS];
+    uint64_t until = fr_clock_ns() + env->stress_ns / 2;
+    start(&driver);
+    for (int i = 0; i < THREADS; i++) {
+        threads[i] = (struct timer_thread){.driver = &driver, .rng = {env->seed + (uint64_t)i}, .until = until};
+        CHECK_EQ(pthread_create(&ids[i], NULL, timer_stress, &threads[i]), 0);
+    }
+    while (fr_clock_ns() < until + 20000000) {
+        CHECK(fr_driver_turn(&driver, 1000000) >= 0);
+    }
+    for (int i = 0; i < THREADS; i++) {
+        pthread_join(ids[i], NULL);
+        CHECK_EQ(threads[i].armed, threads[i].fired + threads[i].taken_back);
+        CHECK(threads[i].armed > 0);
+    }
+    stop(&driver);
+}
+
+/* ---- descriptors ---- */
+
+static void test_readiness(void)
+{
+    struct fr_driver driver;
+    struct fr_io *io;
+    struct fr_waiter waiter = {.task = NULL};
+    woken count = 0;
+    int fds[2];
+    char byte;
+    start(&driver);
+    make_pair(fds);
+    CHECK_EQ(fr_io_open(&driver, fds[0], &io), 0);
+    uint32_t seen = fr_io_ready(io);
+    CHECK(fr_io_is_ready(seen, FR_DIR_READ)); /* assumed until a system call says otherwise */
+    CHECK_EQ(recv(fds[0], &byte, 1, 0), -1);
+    fr_io_clear_all(io, seen, FR_DIR_READ);
+    while (fr_io_is_ready(fr_io_ready(io), FR_DIR_READ)) { /* the first edge of the registration may come in between */
+        fr_driver_turn(&driver, 0);
+        fr_io_clear_all(io, fr_io_ready(io), FR_DIR_READ);
+    }
+    waiter.task = &count;
+    CHECK(fr_io_wait(io, FR_DIR_READ, &waiter));
+    CHECK_EQ(send(fds[1], "x", 1, 0), 1);
+    while (count == 0) {
+        CHECK(fr_driver_turn(&driver, -1) >= 0);
+    }
+    CHECK(!waiter.linked);
+    CHECK(!fr_io_unwait(io, FR_DIR_READ, &waiter));
+    CHECK(!fr_io_wait(io, FR_DIR_READ, &waiter)); /* ready: look again instead */
+    fr_io_close(io);
+    fr_io_release(io);
+    close(fds[1]);
+    stop(&driver);
+}
+
+/* [D2] "drained" said after an older look must not undo a newer edge. */
+static void test_clear_loses_to_an_edge(void)
+{
+    struct fr_driver driver;
+    struct fr_io *io;
+    int fds[2];
+    start(&driver);
+    make_pair(fds);
+    CHECK_EQ(fr_io_open(&driver, fds[0], &io), 0);
+    uint32_t seen = fr_io_ready(io);
+    CHECK_EQ(send(fds[1], "x", 1, 0), 1);
+    CHECK(fr_driver_turn(&driver, 0) >= 0);
+    fr_io_clear(io, seen, FR_DIR_READ);
+    CHECK(fr_io_is_ready(fr_io_ready(io), FR_DIR_READ));
+    fr_io_close(io);
+    fr_io_release(io);
+    close(fds[1]);
+    stop(&driver);
+}
+
+/* [D4] close during a system call waits for its end; claims exclude each other; a closed one refuses. */
+static void test_close_and_claims(void)
+{
+    struct fr_driver driver;
+    struct fr_io *io;
+    int fds[2];
+    start(&driver);
+    make_pair(fds);
+    CHECK_EQ(fr_io_open(&driver, fds[0], &io), 0);
+    CHECK_EQ(fr_io_begin(io, FR_IO_CLAIM_READ), 0);
+    CHECK(fr_io_begin(io, FR_IO_CLAIM_READ) == -EBUSY);
+    CHECK_EQ(fr_io_begin(io, FR_IO_CLAIM_WRITE), 0);
+    fr_io_close(io);
+    CHECK(fcntl(fds[0], F_GETFD) >= 0); /* still open: two calls are in progress */
+    fr_io_end(io, FR_IO_CLAIM_READ);
+    CHECK(fcntl(fds[0], F_GETFD) >= 0);
+    fr_io_end(io, FR_IO_CLAIM_WRITE);
+    CHECK(fcntl(fds[0], F_GETFD) < 0 && errno == EBADF);
+    CHECK(fr_io_begin(io, FR_IO_CLAIM_READ) == -EBADF);
+    fr_io_close(io); /* idempotent */
+    fr_io_release(io);
+    close(fds[1]);
+    stop(&driver);
+}
+
+/* An fr_io may be closed after its driver: a stream outlives its runtime. */
+static void test_io_outlives_driver(void)
+{
+    struct fr_driver driver;
+    struct fr_io *io;
+    int fds[2];
+    start(&driver);
+    make_pair(fds);
+    CHECK_EQ(fr_io_open(&driver, fds[0], &io), 0);
+    stop(&driver);
+    fr_io_close(io);
+    CHECK(fcntl(fds[0], F_GETFD) < 0);
+    fr_io_release(io);
+    close(fds[1]);
+}
+
+/* One thread drives; one writes single bytes; one reads them by syscall-first, wait-on-EAGAIN: none is lost. */
+struct reader {
+    struct fr_io *io;
+    int fd;
+    uint64_t want, got;
+};
+
+static void *read_all(void *arg)
+{
+    struct reader *self = arg;
+    woken count = 0;
+    struct fr_waiter waiter = {.task = &count};
+    char buffer[16];
+    while (self->got < self->want) {
+        uint32_t seen = fr_io_ready(self->io);
+        ssize_t n = fr_io_is_ready(seen, FR_DIR_READ) ? recv(self->fd, buffer, sizeof buffer, 0) : -1;
+        if (n > 0) {
+            self->got += (uint64_t)n;
+            if (n < (ssize_t)sizeof buffer) {
+                fr_io_clear(self->io, seen, FR_DIR_READ); /* a short read counts as drained */
+            }
+            continue;
+        }
+        fr_io_clear_all(self->io, seen, FR_DIR_READ);
+        uint32_t before = count;
+        if (fr_io_wait(self->io, FR_DIR_READ, &waiter)) {
+            while (count == before) {
+                sched_yield();
+            }
+        }
+    }
+    return NULL;
+}
+
+struct drive {
+    struct fr_driver *driver;
+    _Atomic bool stop;
+};
+
+static void *drive(void *arg)
+{
+    struct drive *self = arg;
+    while (!self->stop) {
+        CHECK(fr_driver_turn(self->driver, 5000000) >= 0);
+    }
+    return NULL;
+}
+
+static void test_no_edge_is_lost(struct check_env *env)
+{
+    struct fr_driver driver;
+    struct reader reader = {.want = 100 + env->stress_ns / 40000};
+    struct drive driving = {.driver = &driver, .stop = false};
+    pthread_t reading, turning;
+    struct rng rng = {env->seed};
+    int fds[2];
+    start(&driver);
+    make_pair(fds);
+    CHECK_EQ(fr_io_open(&driver, fds[0], &reader.io), 0);
+    reader.fd = fds[0];
+    CHECK_EQ(pthread_create(&turning, NULL, drive, &driving), 0);
+    CHECK_EQ(pthread_create(&reading, NULL, read_all, &reader), 0);
+    for (uint64_t sent = 0; sent < reader.want;) {
+        uint64_t n = 1 + rng_below(&rng, 3);
+        n = n < reader.want - sent ? n : reader.want - sent;
+        ssize_t wrote = send(fds[1], "abc", n, 0);
+        if (wrote > 0) {
+            sent += (uint64_t)wrote;
+        }
+        if (rng_below(&rng, 4) == 0) {
+            sched_yield();
+        }
+    }
+    pthread_join(reading, NULL);
+    CHECK_EQ(reader.got, reader.want);
+    driving.stop = true;
+    fr_driver_kick(&driver);
+    pthread_join(turning, NULL);
+    fr_io_close(reader.io);
+    fr_io_release(reader.io);
+    close(fds[1]);
+    stop(&driver);
+}
+
+int main(int argc, char **argv)
+{
+    struct check_env env = check_begin(argc, argv);
+    alarm(100); /* a lost wake-up shows as a hang */
+    test_timer_never_early();
+    test_disarmed_timer_does_not_fire();
+    test_earlier_deadline_wakes_the_sleeper();
+    test_readiness();
+    test_clear_loses_to_an_edge();
+    test_close_and_claims();
+    test_io_outlives_driver();
+    test_timer_stress(&env);
+    test_no_edge_is_lost(&env);
+    return check_end();
+}

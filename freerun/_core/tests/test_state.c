@@ -1,0 +1,289 @@
+/* Proves rt/state.h: each transition on its own, then many wakers, aborters and dumpers against many pollers. */
+#include "../rt/futex.h"
+#include "../rt/state.h"
+#include "check.h"
+
+#include <pthread.h>
+
+#define IDLE_TASK(s) fr_state_init(&(s), 2, FR_JOIN_INTEREST)
+
+static void test_wake_poll_wait(void)
+{
+    fr_state s;
+    IDLE_TASK(s);
+    CHECK(fr_state_wake(&s));
+    CHECK(!fr_state_wake(&s));
+    CHECK_EQ(fr_state_start_poll(&s) & 0xff, FR_RUNNING | FR_JOIN_INTEREST);
+    CHECK(!fr_state_end_poll(&s));
+    CHECK_EQ(fr_state_load(&s) & 0xff, FR_JOIN_INTEREST);
+    CHECK(fr_state_wake(&s));
+}
+
+static void test_wake_while_running_goes_to_the_poller(void)
+{
+    fr_state s;
+    IDLE_TASK(s);
+    CHECK(fr_state_wake(&s));
+    fr_state_start_poll(&s);
+    CHECK(!fr_state_wake(&s));
+    CHECK(!fr_state_wake(&s));
+    CHECK(fr_state_end_poll(&s));
+    CHECK(!fr_state_wake(&s)); /* the poller is about to queue it */
+    CHECK_EQ(fr_state_start_poll(&s) & 0xff, FR_RUNNING | FR_JOIN_INTEREST);
+}
+
+static void test_yield(void)
+{
+    for (int woken = 0; woken < 2; woken++) {
+        fr_state s;
+        IDLE_TASK(s);
+        CHECK(fr_state_wake(&s));
+        fr_state_start_poll(&s);
+        if (woken) {
+            CHECK(!fr_state_wake(&s));
+        }
+        fr_state_end_poll_yield(&s);
+        CHECK_EQ(fr_state_load(&s) & 0xff, FR_NOTIFIED | FR_JOIN_INTEREST);
+    }
+}
+
+static void test_abort(void)
+{
+    fr_state s;
+    bool first;
+    IDLE_TASK(s);
+    CHECK(fr_state_abort(&s, &first) && first);
+    CHECK(!fr_state_abort(&s, &first) && !first);
+    CHECK(fr_state_start_poll(&s) & FR_CANCELLED);
+    CHECK(fr_state_set_delivered(&s));
+    CHECK(!fr_state_set_delivered(&s));
+    CHECK(!fr_state_abort(&s, &first) && !first);
+    CHECK(fr_state_end_poll(&s));
+
+    IDLE_TASK(s);
+    CHECK(fr_state_wake(&s));
+    fr_state_start_poll(&s);
+    CHECK(!fr_state_abort(&s, &first) && first);
+    CHECK(fr_state_end_poll(&s)); /* so that it is delivered */
+    fr_state_start_poll(&s);
+    fr_state_complete(&s);
+    IDLE_TASK(s);
+    CHECK(fr_state_wake(&s));
+    fr_state_start_poll(&s);
+    fr_state_complete(&s);
+    CHECK(!fr_state_abort(&s, &first) && !first);
+    CHECK(!(fr_state_load(&s) & (FR_CANCELLED | FR_NOTIFIED)));
+}
+
+static void test_complete_and_join(void)
+{
+    fr_state s;
+    IDLE_TASK(s);
+    CHECK(fr_state_wake(&s));
+    fr_state_start_poll(&s);
+    CHECK(fr_state_set_join_waker(&s));
+    CHECK(fr_state_clear_join_waker(&s));
+    CHECK(fr_state_set_join_waker(&s));
+    CHECK(fr_state_set_join_waker(&s)); /* a second joiner */
+    CHECK(!fr_state_wake(&s));
+    uint64_t prev = fr_state_complete(&s);
+    CHECK(prev & FR_JOIN_WAKER && prev & FR_JOIN_INTEREST);
+    CHECK_EQ(fr_state_load(&s) & 0xff, FR_COMPLETE | FR_JOIN_WAKER | FR_JOIN_INTEREST);
+    CHECK(!fr_state_wake(&s));
+    CHECK(!fr_state_set_join_waker(&s));
+    CHECK(!fr_state_clear_join_waker(&s));
+    CHECK(!fr_state_try_lock_idle(&s));
+    CHECK(fr_state_set_observed(&s));
+    CHECK(!fr_state_set_observed(&s));
+    CHECK(fr_state_drop_join_interest(&s));
+    CHECK_EQ(fr_state_load(&s) & 0xff, FR_COMPLETE | FR_OBSERVED);
+
+    IDLE_TASK(s);
+    CHECK(!fr_state_drop_join_interest(&s));
+}
+
+static void test_refs(void)
+{
+    fr_state s;
+    fr_state_init(&s, 1, FR_NOTIFIED);
+    fr_ref_inc(&s);
+    CHECK_EQ(fr_state_refs(fr_state_load(&s)), 2);
+    CHECK(!fr_ref_dec(&s));
+    CHECK(fr_ref_dec(&s));
+    CHECK_EQ(fr_state_load(&s), FR_NOTIFIED);
+}
+
+static void test_try_lock_idle(void)
+{
+    fr_state s;
+    IDLE_TASK(s);
+    CHECK(fr_state_try_lock_idle(&s));
+    CHECK(!fr_state_try_lock_idle(&s));
+    CHECK(!fr_state_wake(&s));
+    CHECK(fr_state_end_poll(&s)); /* the dumper queues it */
+    CHECK(!fr_state_try_lock_idle(&s));
+    fr_state_start_poll(&s);
+    CHECK(!fr_state_try_lock_idle(&s));
+}
+
+/* -- stress ---------------------------------------------------------------------------------------------------- */
+
+enum { WAKERS = 3, POLLERS = 2, MAX_THREADS = WAKERS + POLLERS + 1 };
+
+/* A task and a "queue" that only counts: 1 when the task is in it. */
+struct life {
+    fr_state state;
+    _Atomic uint32_t queued, events, wakers_done, joined;
+    uint32_t seen;   /* plain: under RUNNING, which the thread sanitizer verifies */
+    uint64_t result; /* plain: before COMPLETE */
+    uint64_t polls, dumps;
+    _Atomic uint32_t frees;
+    uint32_t events_per_waker;
+};
+
+struct actor {
+    struct life *life;
+    struct rng rng;
+};
+
+static void life_queue(struct life *l)
+{
+    CHECK_EQ(atomic_fetch_add_explicit(&l->queued, 1, memory_order_relaxed), 0); /* [S1]: never twice */
+}
+
+static void life_unref(struct life *l)
+{
+    if (fr_ref_dec(&l->state)) {
+        atomic_fetch_add_explicit(&l->frees, 1, memory_order_relaxed);
+    }
+}
+
+static void *waker_main(void *arg)
+{
+    struct actor *a = arg;
+    struct life *l = a->life;
+    for (uint32_t i = 0; i < l->events_per_waker; i++) {
+        /* relaxed: the wake alone must make it visible to the poll that follows [S2]. */
+        atomic_fetch_add_explicit(&l->events, 1, memory_order_relaxed);
+        if (fr_state_wake(&l->state)) {
+            life_queue(l);
+        }
+        if (rng_below(&a->rng, 16) == 0 && fr_state_try_lock_idle(&l->state)) {
+            l->dumps += l->seen + 1;
+            if (fr_state_end_poll(&l->state)) {
+                life_queue(l);
+            }
+        }
+        if (rng_below(&a->rng, 8) == 0) {
+            sched_yield();
+        }
+    }
+    /* The last one asks it to finish. */
+    if (atomic_fetch_add_explicit(&l->wakers_done, 1, memory_order_acq_rel) == WAKERS - 1) {
+        bool first;
+        if (fr_state_abort(&l->state, &first)) {
+            life_queue(l);
+        }
+        CHECK(first);
+    }
+    life_unref(l);
+    return NULL;
+}
+
+static bool life_poll(struct life *l, struct rng *rng)
+{
+    uint64_t snapshot = fr_state_start_poll(&l->state);
+    l->polls++;
+    l->seen = atomic_load_explicit(&l->events, memory_order_relaxed);
+    if (snapshot & FR_CANCELLED && fr_state_set_delivered(&l->state)) {
+        l->result = l->seen;
+        uint64_t prev = fr_state_complete(&l->state);
+        if (prev & FR_JOIN_WAKER) {
+            atomic_store_explicit(&l->joined, 1, memory_order_release);
+        }
+        life_unref(l); /* the owned-list reference */
+        return true;
+    }
+    if (rng_below(rng, 4) == 0) {
+        fr_state_end_poll_yield(&l->state);
+        life_queue(l);
+    } else if (fr_state_end_poll(&l->state)) {
+        life_queue(l);
+    }
+    return false;
+}
+
+static void *poller_main(void *arg)
+{
+    struct actor *a = arg;
+    struct life *l = a->life;
+    while (!(fr_state_load(&l->state) & FR_COMPLETE)) {
+        uint32_t one = 1;
+        /* acquire/relaxed as a run queue would have it: the order comes from the state word. */
+        if (atomic_compare_exchange_strong_explicit(&l->queued, &one, 0, memory_order_relaxed, memory_order_relaxed)) {
+            if (life_poll(l, &a->rng)) {
+                break;
+            }
+        } else {
+            sched_yield();
+        }
+    }
+    life_unref(l);
+    return NULL;
+}
+
+static void *joiner_main(void *arg)
+{
+    struct actor *a = arg;
+    struct life *l = a->life;
+    for (uint32_t i = rng_below(&a->rng, 64); i > 0; i--) {
+        sched_yield();
+    }
+    if (fr_state_set_join_waker(&l->state)) {
+        while (!atomic_load_explicit(&l->joined, memory_order_acquire)) { /* hangs if the completer missed us [S4] */
+            sched_yield();
+        }
+    }
+    CHECK(fr_state_load(&l->state) & FR_COMPLETE);
+    CHECK_EQ(l->result, WAKERS * l->events_per_waker);
+    CHECK(fr_state_set_observed(&l->state));
+    CHECK(fr_state_drop_join_interest(&l->state));
+    life_unref(l);
+    return NULL;
+}
+
+static void stress_one_life(struct rng *rng)
+{
+    struct life life = {.events_per_waker = 1 + rng_below(rng, 300)};
+    struct actor actors[MAX_THREADS];
+    pthread_t threads[MAX_THREADS];
+    fr_state_init(&life.state, 1 + MAX_THREADS, FR_JOIN_INTEREST);
+    for (int i = 0; i < MAX_THREADS; i++) {
+        actors[i] = (struct actor){&life, rng_fork(rng)};
+        void *(*body)(void *) = i < WAKERS ? waker_main : i < WAKERS + POLLERS ? poller_main : joiner_main;
+        CHECK(pthread_create(&threads[i], NULL, body, &actors[i]) == 0);
+    }
+    for (int i = 0; i < MAX_THREADS; i++) {
+        CHECK(pthread_join(threads[i], NULL) == 0);
+    }
+    CHECK_EQ(life.queued, 0);
+    CHECK_EQ(life.frees, 1);
+    CHECK_EQ(fr_state_load(&life.state) & (FR_RUNNING | FR_NOTIFIED | FR_COMPLETE), FR_COMPLETE);
+}
+
+int main(int argc, char **argv)
+{
+    struct check_env env = check_begin(argc, argv);
+    struct rng rng = {env.seed};
+    test_wake_poll_wait();
+    test_wake_while_running_goes_to_the_poller();
+    test_yield();
+    test_abort();
+    test_complete_and_join();
+    test_refs();
+    test_try_lock_idle();
+    for (uint64_t end = fr_clock_ns() + env.stress_ns; fr_clock_ns() < end;) {
+        stress_one_life(&rng);
+    }
+    return check_end();
+}

@@ -1,0 +1,65 @@
+"""Every exception freerun raises by itself. The native engine imports this module, so it imports nothing of freerun."""
+
+from __future__ import annotations
+
+from typing import Any
+
+__all__ = [
+    "Cancelled",
+    "JoinError",
+    "RecvError",
+    "RuntimeShutdown",
+    "SendError",
+    "WouldBlock",
+]
+
+
+class Cancelled(BaseException):
+    """Thrown into a task at its suspension point when it is aborted.
+
+    A `BaseException`, so that `except Exception` does not swallow it. Cleanup (`finally`, `async with`) may await.
+    Let it pass on when cleanup is over.
+    """
+
+
+class RuntimeShutdown(RuntimeError):
+    """The runtime is shutting down or has been shut down: it takes no new work."""
+
+
+class JoinError(Exception):
+    """What awaiting a `JoinHandle` raises when the task ended without a result of its own.
+
+    `id` is the task's id. Tokio: `tokio::task::JoinError`.
+    """
+
+    def __init__(self, message: str, id: int, cancelled: bool = True) -> None:
+        super().__init__(message)
+        self.id = id
+        self._cancelled = cancelled
+
+    def is_cancelled(self) -> bool:
+        """Whether the task was aborted (also by the runtime's shutdown)."""
+        return self._cancelled
+
+    def is_panic(self) -> bool:
+        """Whether the engine had to give the task up (its coroutine refused to end), rather than an abort."""
+        return not self._cancelled
+
+    def __reduce__(self) -> tuple[type[JoinError], tuple[str, int, bool]]:
+        return type(self), (str(self), self.id, self._cancelled)
+
+
+class RecvError(Exception):
+    """Nothing can be received any more: every sender is gone and the queue is empty."""
+
+
+class SendError(Exception):
+    """The receiver is gone. `value` is what could not be sent."""
+
+    def __init__(self, value: Any = None) -> None:
+        super().__init__("the receiver is closed; the value that was not sent is in .value")
+        self.value = value
+
+
+class WouldBlock(Exception):
+    """A `try_...` call would have had to wait."""

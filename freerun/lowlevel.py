@@ -1,0 +1,64 @@
+"""What the Python layer of freerun is built on, for those who build primitives of their own.
+
+A coroutine waits in three steps: it makes its `Waker` known to whoever will wake it, it looks once more whether there
+is still something to wait for, and it awaits `park()`. A task may be woken for no reason, so it looks again afterwards:
+
+Example::
+
+    import threading
+
+    import freerun
+    from freerun import lowlevel
+
+    class Flag:
+        def __init__(self) -> None:
+            self.is_set = False
+            self.wakers: list[lowlevel.Waker] = []
+
+        def set(self) -> None:
+            self.is_set = True
+            for waker in self.wakers:
+                waker.wake()
+
+        async def wait(self) -> None:
+            self.wakers.append(lowlevel.current_waker())
+            while not self.is_set:
+                await lowlevel.park()
+
+    async def main() -> bool:
+        flag = Flag()
+        threading.Timer(0.01, flag.set).start()
+        await flag.wait()
+        return flag.is_set
+
+    assert freerun.run(main)
+
+Everything here may be used from any thread, except that `current_task`, `current_waker`, `park` and `checkpoint` belong
+in a task. Tokio: `std::task::{Waker, Context}` and `std::future::poll_fn`.
+"""
+
+from __future__ import annotations
+
+from ._core._native import TaskRef, Waker, current_task, current_waker, park, yield_now
+
+__all__ = ["TaskRef", "Waker", "checkpoint", "current_task", "current_waker", "park"]
+
+
+async def checkpoint() -> None:
+    """Let other tasks run, and let an abort of this task arrive.
+
+    Errors: `RuntimeError` outside a task; `Cancelled` if the task was aborted.
+    Cancel safety: nothing is lost. Thread safety: for tasks. Tokio: `tokio::task::yield_now`.
+
+    Example::
+
+        import freerun
+        from freerun import lowlevel
+
+        async def main() -> str:
+            await lowlevel.checkpoint()
+            return "still here"
+
+        assert freerun.run(main) == "still here"
+    """
+    await yield_now()

@@ -1,0 +1,21 @@
+"""Tasks: spawning them, waiting for them, giving way to others. Tokio: `tokio::task`."""
+
+from __future__ import annotations
+
+from freerun._core._native import AbortHandle, JoinHandle, block_in_place, consume_budget, yield_now
+from freerun._core._native import current_task as current
+from freerun._errors import JoinError
+
+from .spawn import spawn, spawn_blocking
+
+__all__ = [
+    "AbortHandle",
+    "JoinError",
+    "JoinHandle",
+    "block_in_place",
+    "consume_budget",
+    "current",
+    "spawn",
+    "spawn_blocking",
+    "yield_now",
+]

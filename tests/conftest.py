@@ -1,0 +1,62 @@
+"""One parametrised fixture, `rt`: a fresh runtime of every flavour. `flavor` is what it is made from."""
+
+from __future__ import annotations
+
+import faulthandler
+import logging
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+sys.path.insert(0, str(Path(__file__).parent))  # for support.py
+
+import support
+
+import freerun
+
+pytest_plugins = ["pytester"]
+
+faulthandler.enable()
+
+
+@pytest.fixture(params=support.FLAVORS, ids=str)
+def flavor(request: pytest.FixtureRequest) -> support.Flavor:
+    """A way to run tasks: current-thread, or multi-thread with 1, 2 and 4 workers."""
+    return request.param
+
+
+@pytest.fixture
+def rt(flavor: support.Flavor) -> Iterator[freerun.Runtime]:
+    """A fresh runtime of that flavour, shut down after the test."""
+    runtime = flavor.builder().build()
+    yield runtime
+    runtime.shutdown()
+
+
+@pytest.fixture
+def reports(caplog: pytest.LogCaptureFixture) -> Reports:
+    """What freerun logged during the test."""
+    caplog.set_level(logging.DEBUG, logger="freerun")
+    return Reports(caplog)
+
+
+class Reports:
+    """freerun's log records."""
+
+    def __init__(self, caplog: pytest.LogCaptureFixture) -> None:
+        self._caplog = caplog
+
+    def __iter__(self) -> Iterator[logging.LogRecord]:
+        return iter([record for record in self._caplog.records if record.name.split(".")[0] == "freerun"])
+
+    def __len__(self) -> int:
+        return len(list(iter(self)))
+
+    def __getitem__(self, i: int) -> logging.LogRecord:
+        return list(iter(self))[i]
+
+    @property
+    def messages(self) -> list[str]:
+        return [record.getMessage() for record in self]

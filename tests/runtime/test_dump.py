@@ -1,0 +1,261 @@
+"""`dump_tasks` and `metrics`: what they say is true, and asking is harmless at any time."""
+
+from __future__ import annotations
+
+import threading
+from typing import Any
+
+import pytest
+from engine_support import drive, drive_until_parked, occupy_all
+from support import MULTI, PATIENCE, Flavor, only, seeded, stress_seconds, wait_until
+
+import freerun
+from freerun.runtime import RuntimeMetrics
+
+
+async def innermost() -> None:
+    await freerun.time.sleep(3600)
+
+
+async def middle() -> None:
+    await innermost()
+
+
+async def outermost() -> None:
+    await middle()
+
+
+def section(dump: str, name: str) -> str:
+    """What it says about one task."""
+    parts = [part for part in dump.split("\ntask ") if f"{name!r}" in part.splitlines()[0]]
+    assert len(parts) == 1, dump
+    return parts[0]
+
+
+def test_a_waiting_task_with_its_stack(rt: freerun.Runtime) -> None:
+    handle = rt.spawn(outermost, name="waits")
+    drive_until_parked(rt, handle)
+    text = section(rt.handle().dump_tasks(), "waits")
+    head = text.splitlines()[0]
+    assert head.startswith(f"{handle.id} 'waits', spawned at {__file__}:")
+    assert "test_a_waiting_task_with_its_stack (waiting)" in head
+    functions = [line.rpartition(" in ")[2] for line in text.splitlines() if ", in " in line]
+    assert functions == ["outermost", "middle", "innermost"]
+    assert "await freerun.time.sleep(3600)" in text
+
+
+def test_what_tasks_wait_through(rt: freerun.Runtime) -> None:
+    """Generators, `__await__`, asynchronous iteration: the chain goes on through them."""
+
+    async def numbers() -> Any:
+        await innermost()
+        yield 1
+
+    class Awaitable:
+        def __await__(self) -> Any:
+            return innermost().__await__()
+
+    async def iterates() -> None:
+        async for _ in numbers():
+            pass
+
+    async def awaits() -> None:
+        await Awaitable()
+
+    async def joins() -> None:
+        await handles[0]
+
+    handles: list[freerun.JoinHandle[None]] = []
+    for body in (iterates, awaits, joins):
+        handles.append(rt.spawn(body, name=body.__name__))
+    drive_until_parked(rt, *handles)
+    dump = rt.handle().dump_tasks()
+    for name in ("iterates", "awaits"):
+        assert "in innermost" in section(dump, name), dump
+    assert "joins" in section(dump, "joins")
+
+
+def test_states(rt: freerun.Runtime, flavor: Flavor) -> None:
+    inside, release = threading.Event(), threading.Event()
+    waiting = rt.spawn(outermost, name="waiting one")
+    drive_until_parked(rt, waiting)
+    unpark = occupy_all(rt, flavor)
+    rt.spawn(outermost, name="new one")
+    call = rt.spawn_blocking(lambda: inside.set() or release.wait(PATIENCE))
+    assert inside.wait(PATIENCE)
+    waiting.abort()
+    dump = rt.handle().dump_tasks()
+    assert "(spawned)\n  not started" in section(dump, "new one")
+    assert ", aborted)" in section(dump, "waiting one").splitlines()[0]
+    assert f"blocking call {call.id}, spawned at {__file__}" in dump
+    if not flavor.current_thread:
+        assert "in hog" in dump  # the threads of what runs
+    unpark()
+    release.set()
+
+
+def test_empty(rt: freerun.Runtime) -> None:
+    assert rt.handle().dump_tasks() == "0 tasks\n"
+
+
+def test_from_a_task(rt: freerun.Runtime) -> None:
+    """The task that asks is running."""
+
+    async def main() -> str:
+        return freerun.Handle.current().dump_tasks()
+
+    dump = rt.block_on(main)
+    assert dump.startswith("1 task\n")
+    assert "(running)" in dump
+
+
+def test_while_tasks_churn(rt: freerun.Runtime) -> None:
+    """Frames are read while other threads poll, spawn, abort and end tasks; every task still ends as it should."""
+    random = seeded()
+    stop = threading.Event()
+    dumps = 0
+
+    async def child(i: int) -> int:
+        for _ in range(i % 5):
+            await freerun.yield_now()
+        await freerun.time.sleep(0.0001 * (i % 3))
+        return i
+
+    async def parent() -> int:
+        count = 0
+        while not stop.is_set():
+            handles = [freerun.spawn(child, i, name=str(i)) for i in range(20)]
+            handles[random.randrange(20)].abort()
+            for i, handle in enumerate(handles):
+                try:
+                    assert await handle == i
+                except freerun.JoinError:
+                    pass
+                count += 1
+        return count
+
+    async def main() -> list[int]:
+        parents = [freerun.spawn(parent) for _ in range(4)]
+        return [await each for each in parents]
+
+    def dump() -> None:
+        nonlocal dumps
+        while not stop.is_set():
+            assert "task" in rt.handle().dump_tasks()
+            assert rt.metrics().alive_tasks >= 0
+            dumps += 1
+
+    thread = threading.Thread(target=dump)
+    timer = threading.Timer(stress_seconds(1), stop.set)
+    timer.start()
+    thread.start()
+    try:
+        counts = rt.block_on(main)
+    finally:
+        stop.set()
+        timer.join()
+        thread.join()
+    assert all(counts)
+    assert dumps > 0
+
+
+# ---- metrics ----
+
+
+def test_task_counts(rt: freerun.Runtime) -> None:
+    before = rt.metrics()
+    assert before.alive_tasks == 0
+    handles = [rt.spawn(outermost) for _ in range(10)]
+    drive_until_parked(rt, *handles)
+    during = rt.metrics()
+    assert during.alive_tasks == 10
+    assert during.spawned_tasks - before.spawned_tasks >= 10
+    for handle in handles:
+        handle.abort()
+    drive(rt, lambda: all(handle.is_finished() for handle in handles))
+    wait_until(lambda: rt.metrics().alive_tasks == 0)
+    assert rt.metrics().global_queue_depth == 0
+    assert sum(worker.polls for worker in rt.metrics().workers) >= 20
+
+
+def test_worker_counts(rt: freerun.Runtime, flavor: Flavor) -> None:
+    metrics = rt.metrics()
+    assert isinstance(metrics, RuntimeMetrics)
+    assert metrics.num_workers == len(metrics.workers) == max(flavor.workers, 1)
+
+
+def test_counters_only_grow(rt: freerun.Runtime) -> None:
+    async def work() -> None:
+        for handle in [freerun.spawn(freerun.time.sleep, 0.001) for _ in range(50)]:
+            await handle
+
+    seen = [rt.metrics()]
+    for _ in range(5):
+        rt.block_on(work)
+        seen.append(rt.metrics())
+    for earlier, later in zip(seen, seen[1:], strict=False):
+        assert later.spawned_tasks >= earlier.spawned_tasks + 51
+        for before, after in zip(earlier.workers, later.workers, strict=True):
+            for name in ("polls", "parks", "steals", "steal_attempts", "overflows", "lifo_hits", "driver_turns"):
+                assert getattr(after, name) >= getattr(before, name)
+            assert after.steals <= after.steal_attempts * 256
+
+
+def test_blocking_counts(flavor: Flavor) -> None:
+    release = threading.Event()
+    with flavor.builder().max_blocking_threads(2).build() as rt:
+        calls = [rt.spawn_blocking(release.wait, PATIENCE) for _ in range(5)]
+        wait_until(lambda: rt.metrics().blocking_queue_depth == 3)
+        assert rt.metrics().num_blocking_threads == 2
+        assert rt.metrics().num_idle_blocking_threads == 0
+        release.set()
+        for call in calls:
+            assert call.blocking_result(PATIENCE)
+        wait_until(lambda: rt.metrics().num_idle_blocking_threads == 2)
+        assert rt.metrics().blocking_queue_depth == 0
+
+
+@only(*MULTI)
+def test_queue_depths(rt: freerun.Runtime, flavor: Flavor) -> None:
+    release = occupy_all(rt, flavor)
+    handles = [rt.spawn(freerun.time.sleep, 0) for _ in range(100)]
+    metrics = rt.metrics()
+    assert metrics.global_queue_depth + sum(worker.local_queue_depth for worker in metrics.workers) == 100
+    release()
+    for handle in handles:
+        handle.blocking_result(PATIENCE)
+    wait_until(lambda: rt.metrics().global_queue_depth == 0)
+
+
+def test_io_registered(rt: freerun.Runtime) -> None:
+    async def bind() -> freerun.net.TcpListener:
+        return await freerun.net.TcpListener.bind("127.0.0.1:0")
+
+    listeners = [rt.block_on(bind) for _ in range(3)]
+    assert rt.metrics().io_registered == 3
+    for listener in listeners:
+        listener.close()
+    drive(rt, lambda: rt.metrics().io_registered == 0)
+
+
+def test_an_idle_runtime_does_nothing(rt: freerun.Runtime) -> None:
+    """Nobody polls, nobody searches, nobody turns the driver: no work, no wake-ups."""
+    rt.block_on(freerun.time.sleep, 0.001)
+
+    def activity() -> list[Any]:
+        return [(worker.polls, worker.steal_attempts, worker.driver_turns) for worker in rt.metrics().workers]
+
+    last = None
+
+    def at_rest() -> bool:
+        nonlocal last
+        before, last = last, activity()
+        return before == last
+
+    wait_until(at_rest)
+
+
+@pytest.mark.parametrize("workers", [1, 3])
+def test_current_thread_ignores_worker_threads(workers: int) -> None:
+    with freerun.Builder.new_current_thread().worker_threads(workers).build() as rt:
+        assert rt.metrics().num_workers == 1

@@ -1,0 +1,528 @@
+"""Ctrl-C and other signals while `block_on` runs; KeyboardInterrupt and SystemExit raised in tasks."""
+
+from __future__ import annotations
+
+import signal
+import subprocess
+from typing import Any
+
+import pytest
+from engine_support import drive_until_parked, expect_line, finish, process
+from support import PATIENCE, Flavor
+
+import freerun
+
+FLAVORS = ["current_thread", "multi_thread"]
+
+PRELUDE = """
+import os, signal, sys, threading, time
+import freerun
+from freerun import time as ftime
+
+def build():
+    if sys.argv[1] == "current_thread":
+        return freerun.Builder.new_current_thread().build()
+    return freerun.Builder().worker_threads(2).build()
+
+def at_rest():
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    assert signal.set_wakeup_fd(-1) == -1
+"""
+
+
+def interrupt(child: subprocess.Popen[str]) -> None:
+    child.send_signal(signal.SIGINT)
+
+
+@pytest.mark.parametrize("flavor_name", FLAVORS)
+def test_cleanup_runs_then_it_is_raised(flavor_name: str) -> None:
+    source = """
+with build() as rt:
+    async def other():
+        try:
+            await ftime.sleep(3600)
+        finally:
+            print("other ended")
+    async def main():
+        global h
+        h = freerun.spawn(other)
+        while "waiting" not in repr(h):
+            await freerun.yield_now()
+        try:
+            print("ready")
+            await ftime.sleep(3600)
+        except freerun.Cancelled:
+            await ftime.sleep(0.01)
+            print("cleaned up")
+            raise
+    try:
+        rt.block_on(main)
+    except KeyboardInterrupt:
+        print("raised", h.is_finished())
+    at_rest()
+    async def again(): return 5
+    assert rt.block_on(again) == 5
+print("end")
+"""
+    with process(PRELUDE + source, flavor_name) as child:
+        expect_line(child, "ready")
+        interrupt(child)
+        assert finish(child) == (0, "cleaned up\nraised False\nother ended\nend\n", "")
+
+
+@pytest.mark.parametrize("flavor_name", FLAVORS)
+def test_uncaught_it_ends_the_process_as_the_signal(flavor_name: str) -> None:
+    source = """
+async def main():
+    print("ready")
+    await ftime.sleep(3600)
+freerun.run(main, flavor=sys.argv[1])
+"""
+    with process(PRELUDE + source, flavor_name) as child:
+        expect_line(child, "ready")
+        interrupt(child)
+        status, out, err = finish(child)
+    assert (status, out) == (-signal.SIGINT, "")
+    assert err.count("Traceback") == 1
+    assert err.rstrip().endswith("KeyboardInterrupt")
+
+
+@pytest.mark.parametrize("flavor_name", FLAVORS)
+def test_main_that_swallows_it(flavor_name: str) -> None:
+    """The task may finish as it likes; the interrupt is raised all the same."""
+    source = """
+rt = build()
+async def main():
+    print("ready")
+    try:
+        await ftime.sleep(3600)
+    except freerun.Cancelled:
+        return "swallowed"
+try:
+    print(rt.block_on(main))
+except KeyboardInterrupt:
+    print("raised")
+rt.shutdown()
+"""
+    with process(PRELUDE + source, flavor_name) as child:
+        expect_line(child, "ready")
+        interrupt(child)
+        assert finish(child) == (0, "raised\n", "")
+
+
+@pytest.mark.parametrize("flavor_name", FLAVORS)
+def test_the_second_one_does_not_wait(flavor_name: str) -> None:
+    source = """
+rt = build()
+async def main():
+    print("ready")
+    try:
+        await ftime.sleep(3600)
+    finally:
+        print("cleanup")
+        await ftime.sleep(3600)
+try:
+    rt.block_on(main)
+except KeyboardInterrupt:
+    print("raised")
+at_rest()
+rt.shutdown(0.01)
+"""
+    with process(PRELUDE + source, flavor_name) as child:
+        expect_line(child, "ready")
+        interrupt(child)
+        expect_line(child, "cleanup")
+        interrupt(child)
+        status, out, err = finish(child)
+    assert (status, out) == (0, "raised\n"), err
+    assert not err or "this did not end" in err  # unless the second one was raised in the task itself
+
+
+@pytest.mark.parametrize("flavor_name", FLAVORS)
+def test_during_a_loop_that_does_not_await(flavor_name: str) -> None:
+    """The first one arrives at the next await."""
+    source = """
+rt = build()
+stop = []
+threading.Thread(target=lambda: stop.append(sys.stdin.readline()), daemon=True).start()
+async def main():
+    print("ready")
+    while not stop:
+        pass
+    print("loop ended")
+    try:
+        await ftime.sleep(3600)
+    finally:
+        print("cancelled")
+try:
+    rt.block_on(main)
+except KeyboardInterrupt:
+    print("raised")
+rt.shutdown()
+"""
+    with process(PRELUDE + source, flavor_name, stdin=subprocess.PIPE) as child:
+        expect_line(child, "ready")
+        interrupt(child)
+        assert child.stdin
+        child.stdin.write("stop\n")
+        child.stdin.flush()
+        assert finish(child) == (0, "loop ended\ncancelled\nraised\n", "")
+
+
+@pytest.mark.parametrize("flavor_name", FLAVORS)
+def test_twice_during_a_loop_that_never_ends(flavor_name: str) -> None:
+    source = """
+import logging
+logging.disable()
+rt = build()
+count = 0
+async def main():
+    print("ready")
+    while True:
+        pass
+try:
+    rt.block_on(main)
+except KeyboardInterrupt:
+    print("raised")
+rt.shutdown(0.01)
+"""
+    with process(PRELUDE + source, flavor_name) as child:
+        expect_line(child, "ready")
+        interrupt(child)
+        try:
+            child.wait(0.3)  # two signals at once are one; the first must have been handled
+        except subprocess.TimeoutExpired:
+            interrupt(child)
+        status, out, err = finish(child)
+    assert (status, out, err) == (0, "raised\n", "")
+
+
+@pytest.mark.parametrize("flavor_name", FLAVORS)
+def test_ones_own_handler_is_kept(flavor_name: str) -> None:
+    source = """
+rt = build()
+tx, rx = freerun.sync.oneshot.channel()
+def mine(number, frame):
+    assert threading.current_thread() is threading.main_thread()
+    tx.send("from the handler")
+signal.signal(signal.SIGINT, mine)
+async def main():
+    print("ready")
+    return await rx
+print(rt.block_on(main))
+assert signal.getsignal(signal.SIGINT) is mine
+rt.shutdown()
+"""
+    with process(PRELUDE + source, flavor_name) as child:
+        expect_line(child, "ready")
+        interrupt(child)
+        assert finish(child) == (0, "from the handler\n", "")
+
+
+@pytest.mark.parametrize("flavor_name", FLAVORS)
+def test_a_handler_set_by_a_task_is_kept(flavor_name: str) -> None:
+    source = """
+rt = build()
+def mine(number, frame): ...
+async def main():
+    if sys.argv[1] == "current_thread":
+        signal.signal(signal.SIGINT, mine)
+rt.block_on(main)
+if sys.argv[1] == "current_thread":
+    assert signal.getsignal(signal.SIGINT) is mine
+rt.shutdown()
+"""
+    with process(PRELUDE + source, flavor_name) as child:
+        assert finish(child) == (0, "", "")
+
+
+@pytest.mark.parametrize("flavor_name", FLAVORS)
+def test_other_handlers_run_while_it_waits(flavor_name: str) -> None:
+    source = """
+rt = build()
+count = 0
+async def spawned():
+    global count
+    count += 1
+    print("handled", count)
+    if count == 3:
+        tx.send(None)
+tx, rx = freerun.sync.oneshot.channel()
+signal.signal(signal.SIGTERM, lambda number, frame: rt.spawn(spawned))
+async def main():
+    print("ready")
+    await rx
+rt.block_on(main)
+rt.shutdown()
+"""
+    with process(PRELUDE + source, flavor_name) as child:
+        expect_line(child, "ready")
+        for i in range(3):
+            child.send_signal(signal.SIGTERM)
+            expect_line(child, f"handled {i + 1}")
+        assert finish(child) == (0, "", "")
+
+
+@pytest.mark.parametrize("flavor_name", FLAVORS)
+def test_a_handler_that_raises(flavor_name: str) -> None:
+    """sys.exit() in a SIGTERM handler, as services do: cleanup runs, the status is kept."""
+    source = """
+def stop(number, frame):
+    sys.exit(5)
+signal.signal(signal.SIGTERM, stop)
+async def main():
+    try:
+        print("ready")
+        await ftime.sleep(3600)
+    finally:
+        await ftime.sleep(0.01)
+        print("cleaned up")
+with build() as rt:
+    rt.block_on(main)
+"""
+    with process(PRELUDE + source, flavor_name) as child:
+        expect_line(child, "ready")
+        child.send_signal(signal.SIGTERM)
+        assert finish(child) == (5, "cleaned up\n", "")
+
+
+@pytest.mark.parametrize("flavor_name", FLAVORS)
+def test_the_main_thread_is_elsewhere(flavor_name: str) -> None:
+    """block_on runs on another thread: Python interrupts the main thread, as always, and nobody else."""
+    source = """
+rt = build()
+tx, rx = freerun.sync.oneshot.channel()
+async def main():
+    print("ready")
+    return await rx
+results = []
+thread = threading.Thread(target=lambda: results.append(rt.block_on(main)))
+try:
+    thread.start()
+    while thread.is_alive():
+        thread.join(0.05)  # CPython itself may miss a signal just before a join() without end
+except KeyboardInterrupt:
+    print("interrupted")
+tx.send("undisturbed")
+thread.join()
+print(*results)
+rt.shutdown()
+"""
+    with process(PRELUDE + source, flavor_name) as child:
+        expect_line(child, "ready")
+        interrupt(child)
+        assert finish(child) == (0, "interrupted\nundisturbed\n", "")
+
+
+@pytest.mark.parametrize("flavor_name", FLAVORS)
+def test_several_in_block_on(flavor_name: str) -> None:
+    """Only the main thread's main task is cancelled."""
+    source = """
+rt = build()
+tx, rx = freerun.sync.oneshot.channel()
+inside = threading.Event()
+async def other():
+    inside.set()
+    return await rx
+results = []
+thread = threading.Thread(target=lambda: results.append(rt.block_on(other)))
+thread.start()
+assert inside.wait(60)
+async def main():
+    print("ready")
+    await ftime.sleep(3600)
+try:
+    rt.block_on(main)
+except KeyboardInterrupt:
+    print("interrupted")
+tx.send("undisturbed")
+thread.join()
+print(*results)
+rt.shutdown()
+"""
+    with process(PRELUDE + source, flavor_name) as child:
+        expect_line(child, "ready")
+        interrupt(child)
+        assert finish(child) == (0, "interrupted\nundisturbed\n", "")
+
+
+@pytest.mark.parametrize("flavor_name", FLAVORS)
+def test_none_is_lost_around_short_calls(flavor_name: str) -> None:
+    """Signals at any moment of block_on's beginning and end: each is one KeyboardInterrupt, and nothing of it stays."""
+    source = """
+rt = build()
+async def short():
+    await freerun.yield_now()
+for i in range(300):
+    try:
+        os.write(1, b"caught\\n" if i else b"ready\\n")
+        while True:
+            rt.block_on(short)
+    except KeyboardInterrupt:
+        pass
+    at_rest()
+os.write(1, b"caught\\n")
+signal.signal(signal.SIGINT, signal.SIG_IGN)
+rt.shutdown()
+print("end")
+"""
+    with process(PRELUDE + source, flavor_name) as child:
+        expect_line(child, "ready")
+        for _ in range(300):
+            interrupt(child)
+            expect_line(child, "caught")
+        assert finish(child) == (0, "end\n", "")
+
+
+@pytest.mark.parametrize("flavor_name", FLAVORS)
+def test_during_shutdown(flavor_name: str) -> None:
+    """It does not tear the shutdown apart; it is raised once that is over."""
+    source = """
+inside = threading.Event()
+rt = build()
+tx, rx = freerun.sync.oneshot.channel()
+def call():
+    inside.set()
+    sys.stdin.readline()
+h = rt.spawn_blocking(call)
+assert inside.wait(60)
+try:
+    print("ready")
+    rt.shutdown(60)
+    for _ in range(100):
+        time.sleep(0.01)
+except KeyboardInterrupt:
+    print("raised", h.is_finished())
+rt.shutdown()
+"""
+    with process(PRELUDE + source, flavor_name, stdin=subprocess.PIPE) as child:
+        expect_line(child, "ready")
+        interrupt(child)
+        assert child.stdin
+        child.stdin.write("on\n")
+        child.stdin.flush()
+        status, out, err = finish(child)
+    assert (status, err) == (0, "")
+    assert out in ("raised True\n", "raised False\n")  # False: before shutdown() had begun
+
+
+@pytest.mark.parametrize("flavor_name", FLAVORS)
+def test_blocking_result_is_interrupted(flavor_name: str) -> None:
+    source = """
+rt = build()
+h = rt.spawn(ftime.sleep, 3600)
+try:
+    print("ready")
+    h.blocking_result()
+except KeyboardInterrupt:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    print("raised")
+rt.shutdown()
+"""
+    with process(PRELUDE + source, flavor_name) as child:
+        expect_line(child, "ready")
+        while child.poll() is None:  # one may come just before the wait begins
+            try:
+                child.wait(0.3)
+            except subprocess.TimeoutExpired:
+                interrupt(child)
+        assert finish(child) == (0, "raised\n", "")
+
+
+# ---- raised in tasks ----
+
+
+def raiser(error: BaseException) -> Any:
+    async def main() -> None:
+        raise error
+
+    return main
+
+
+ERRORS = [KeyboardInterrupt("mine"), SystemExit(3)]
+
+
+@pytest.mark.parametrize("error", ERRORS, ids=repr)
+def test_raised_in_the_main_task(rt: freerun.Runtime, error: BaseException) -> None:
+    with pytest.raises(type(error)) as caught:
+        rt.block_on(raiser(error))
+    assert caught.value is error
+    assert rt.block_on(freerun.time.sleep, 0) is None
+
+
+@pytest.mark.parametrize("how", ["spawn", "spawn_blocking"])
+@pytest.mark.parametrize("error", ERRORS, ids=repr)
+def test_raised_elsewhere(rt: freerun.Runtime, how: str, error: BaseException) -> None:
+    """It cancels the main task, whose cleanup runs, and is raised by block_on."""
+    cleaned = []
+
+    def call() -> None:
+        raise error
+
+    async def main() -> None:
+        handle = freerun.spawn(raiser(error)) if how == "spawn" else freerun.spawn_blocking(call)
+        handle.detach()
+        try:
+            await freerun.time.sleep(3600)
+        finally:
+            await freerun.yield_now()
+            cleaned.append(1)
+
+    bystander = rt.spawn(freerun.time.sleep, 3600)
+    with pytest.raises(type(error)) as caught:
+        rt.block_on(main)
+    assert caught.value is error
+    assert cleaned == [1]
+    assert not bystander.is_finished()
+    assert rt.block_on(freerun.time.sleep, 0) is None
+
+
+@pytest.mark.parametrize("error", ERRORS, ids=repr)
+def test_raised_in_a_task_that_is_awaited(rt: freerun.Runtime, error: BaseException) -> None:
+    async def main() -> None:
+        try:
+            await freerun.spawn(raiser(error))
+        except BaseException as raised:
+            assert raised is error or isinstance(raised, freerun.Cancelled)
+            raise
+
+    with pytest.raises(type(error)):
+        rt.block_on(main)
+
+
+def test_raised_while_nobody_is_in_block_on(flavor: Flavor) -> None:
+    """The next block_on raises it."""
+    if flavor.current_thread:
+        return  # nothing runs then
+    with flavor.builder().build() as rt:
+        handle = rt.spawn(raiser(SystemExit(4)))
+        with pytest.raises(SystemExit):
+            handle.blocking_result(PATIENCE)
+        with pytest.raises(SystemExit):
+            rt.block_on(freerun.time.sleep, 0)
+        assert rt.block_on(freerun.time.sleep, 0) is None
+
+
+def test_exit_status_of_run(flavor: Flavor) -> None:
+    source = """
+async def spawned():
+    sys.exit(6)
+async def main():
+    freerun.spawn(spawned)
+    await ftime.sleep(3600)
+freerun.run(main, flavor=sys.argv[1])
+"""
+    with process(PRELUDE + source, "current_thread" if flavor.current_thread else "multi_thread") as child:
+        assert finish(child) == (6, "", "")
+
+
+def test_several_at_once_are_one(rt: freerun.Runtime) -> None:
+    async def main() -> None:
+        for _ in range(20):
+            freerun.spawn(raiser(SystemExit(1)))
+        await freerun.time.sleep(3600)
+
+    handle = rt.spawn(freerun.time.sleep, 3600)
+    drive_until_parked(rt, handle)
+    with pytest.raises(SystemExit):
+        rt.block_on(main)

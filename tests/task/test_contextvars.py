@@ -1,0 +1,158 @@
+"""contextvars: a copy at spawn, the task's own from then on, on whatever worker it runs."""
+
+from __future__ import annotations
+
+import contextvars
+import threading
+from typing import Any
+
+from support import MULTI, every_flavor, only
+
+import freerun
+
+var: contextvars.ContextVar[Any] = contextvars.ContextVar("var", default="unset")
+
+
+async def read() -> Any:
+    return var.get()
+
+
+@every_flavor
+async def test_spawn_copies() -> None:
+    var.set("parent")
+    by_function, by_coroutine = freerun.spawn(read), freerun.spawn(read())
+    var.set("later")
+    assert await by_function == "parent"
+    assert await by_coroutine == "parent"
+
+
+@every_flavor
+async def test_changes_stay_inside() -> None:
+    async def change() -> Any:
+        var.set("child")
+        await freerun.yield_now()
+        return var.get()
+
+    var.set("parent")
+    assert await freerun.spawn(change) == "child"
+    assert var.get() == "parent"
+
+
+def test_block_on_copies_and_keeps_changes_inside(rt: freerun.Runtime) -> None:
+    async def change() -> Any:
+        before = var.get()
+        var.set("main")
+        return before
+
+    def outside() -> None:
+        var.set("outside")
+        assert rt.block_on(change) == "outside"
+        assert var.get() == "outside"
+
+    contextvars.copy_context().run(outside)
+
+
+@every_flavor
+async def test_spawn_blocking_carries_it() -> None:
+    def call() -> Any:
+        before = var.get()
+        var.set("pool")
+        return before
+
+    var.set("task")
+    assert await freerun.spawn_blocking(call) == "task"
+    assert var.get() == "task"
+
+
+@only(*MULTI)
+def test_block_in_place_keeps_it(rt: freerun.Runtime) -> None:
+    async def main() -> None:
+        var.set("task")
+        assert freerun.block_in_place(var.get) == "task"
+        freerun.block_in_place(var.set, "inside")
+        assert var.get() == "inside"  # it is the same task
+        await freerun.yield_now()
+        assert var.get() == "inside"
+
+    rt.block_on(main)
+
+
+@every_flavor
+async def test_across_awaits_and_workers() -> None:
+    async def task(i: int) -> set[int]:
+        threads = set()
+        var.set(i)
+        for n in range(50):
+            await (freerun.yield_now() if n % 3 else freerun.time.sleep(0.0002))
+            assert var.get() == i
+            threads.add(threading.get_ident())
+        token = var.set("inner")
+        await freerun.yield_now()
+        var.reset(token)  # the same context, whatever the thread
+        assert var.get() == i
+        return threads
+
+    handles = [freerun.spawn(task, i) for i in range(40)]
+    seen = set().union(*[await handle for handle in handles])
+    assert seen
+
+
+@every_flavor
+async def test_cleanup_sees_it() -> None:
+    seen: list[Any] = []
+
+    async def task() -> None:
+        var.set("mine")
+        try:
+            await freerun.lowlevel.park()
+        finally:
+            seen.append(var.get())
+
+    handle = freerun.spawn(task)
+    await freerun.time.sleep(0.001)
+    handle.abort()
+    while not handle.is_finished():
+        await freerun.yield_now()
+    assert seen in (["mine"], [])  # [] when it was aborted before its first poll
+
+
+@every_flavor
+async def test_values_are_released_with_the_task() -> None:
+    import weakref
+
+    from support import is_freed, until
+
+    class Value:
+        pass
+
+    refs: list[weakref.ref[Value]] = []
+
+    async def task() -> None:
+        value = Value()
+        refs.append(weakref.ref(value))
+        var.set(value)
+        await freerun.yield_now()
+
+    handle = freerun.spawn(task)
+    await handle
+    await until(lambda: is_freed(refs[0]))
+
+
+@every_flavor
+async def test_a_context_held_elsewhere() -> None:
+    """A task whose context somebody else has entered fails by itself; it does not take the worker down."""
+    entered = threading.Event()
+    contexts: list[contextvars.Context] = []
+    done = threading.Event()
+
+    async def grab() -> None:
+        contexts.append(contextvars.copy_context())
+
+    await freerun.spawn(grab)
+    # copy_context() gives a copy, so entering it disturbs nobody
+    thread = threading.Thread(target=contexts[0].run, args=(lambda: (entered.set(), done.wait(30)),))
+    thread.start()
+    entered.wait(30)
+    assert await freerun.spawn(read) == "unset"
+    done.set()
+    thread.join()

@@ -1,0 +1,161 @@
+"""The paused clock: stands still, jumps when idle, moves when told to. Current-thread only."""
+
+from __future__ import annotations
+
+import threading
+import time
+from typing import Any
+
+import pytest
+from support import MULTI, PATIENCE, only
+
+import freerun
+from freerun.time import Instant, advance, pause, resume, sleep, sleep_until
+
+
+@freerun.test(start_paused=True)
+async def test_sleep_takes_no_time() -> None:
+    real, start = time.monotonic(), Instant.now()
+    await sleep(100_000)
+    assert start.elapsed() >= 100_000
+    assert time.monotonic() - real < PATIENCE
+
+
+@freerun.test(start_paused=True)
+async def test_stands_still_while_busy() -> None:
+    start = Instant.now()
+    for _ in range(1000):
+        await freerun.yield_now()
+    assert start.elapsed() == 0
+
+
+@freerun.test(start_paused=True)
+async def test_order_of_timers() -> None:
+    order: list[float] = []
+
+    async def sleeper(seconds: float) -> None:
+        await sleep(seconds)
+        order.append(seconds)
+        assert seconds <= start.elapsed() <= seconds + 0.002  # the resolution
+
+    start = Instant.now()
+    tasks = [freerun.spawn(sleeper, seconds) for seconds in (5, 1, 1000, 0.5, 30)]
+    for task in tasks:
+        await task
+    assert order == [0.5, 1, 5, 30, 1000]
+
+
+@freerun.test(start_paused=True)
+async def test_advance() -> None:
+    hour = freerun.spawn(sleep(3600))
+    await freerun.yield_now()
+    start = Instant.now()
+    await advance(1800)
+    assert start.elapsed() == 1800
+    assert not hour.is_finished()
+    await advance(1801)
+    for _ in range(3):
+        await freerun.yield_now()
+    assert hour.is_finished()
+    await advance(0)
+
+
+@freerun.test(start_paused=True)
+async def test_blocking_work_holds_the_clock() -> None:
+    """Time does not jump while a blocking call may still bring something about."""
+    release = threading.Event()
+    call = freerun.spawn_blocking(release.wait, PATIENCE)
+    timer = freerun.spawn(sleep(3600))
+    for _ in range(20):
+        await freerun.yield_now()
+    time.sleep(0.005)
+    assert not timer.is_finished()
+    release.set()
+    assert await call
+    await timer
+
+
+@freerun.test
+async def test_pause_and_resume() -> None:
+    pause()
+    with pytest.raises(RuntimeError, match="paused already"):
+        pause()
+    start = Instant.now()
+    await sleep(10)
+    assert start.elapsed() >= 10
+    resume()
+    with pytest.raises(RuntimeError, match="not paused"):
+        resume()
+    with pytest.raises(RuntimeError, match="not paused"):
+        await advance(1)
+    before = Instant.now()
+    assert before >= start + 10, "it goes on from where it stood"
+    real = time.monotonic()
+    await sleep(0.005)
+    assert time.monotonic() - real >= 0.005
+
+
+@freerun.test(start_paused=True)
+async def test_bad_advance() -> None:
+    for bad, error in ((-1, ValueError), (float("nan"), ValueError), (float("inf"), ValueError), ("x", TypeError)):
+        with pytest.raises(error, match="'duration'"):
+            await advance(bad)
+
+
+@freerun.test(start_paused=True)
+async def test_deadlines_already_past() -> None:
+    start = Instant.now()
+    await sleep_until(start)
+    await sleep(0)
+    assert start.elapsed() == 0
+
+
+@freerun.test(start_paused=True)
+async def test_aborted_timer_does_not_move_the_clock() -> None:
+    start = Instant.now()
+    far = freerun.spawn(sleep(1_000_000))
+    await freerun.yield_now()
+    far.abort()
+    with pytest.raises(freerun.JoinError):
+        await far
+    await sleep(1)
+    assert start.elapsed() < 2
+
+
+@only(*MULTI)
+def test_multi_thread_refuses(rt: freerun.Runtime) -> None:
+    async def main() -> None:
+        for call in (pause, resume):
+            with pytest.raises(RuntimeError, match="current-thread"):
+                call()
+        with pytest.raises(RuntimeError, match="current-thread"):
+            await advance(1)
+
+    rt.block_on(main)
+    with pytest.raises(ValueError, match="start_paused"):
+        freerun.Builder().start_paused().build()
+
+
+def test_outside_a_runtime() -> None:
+    for call in (pause, resume):
+        with pytest.raises(RuntimeError, match="no freerun runtime"):
+            call()
+
+
+def test_shutdown_of_a_paused_runtime() -> None:
+    log: list[Any] = []
+
+    async def cleans_up() -> None:
+        try:
+            await freerun.lowlevel.park()
+        finally:
+            await sleep(500)
+            log.append("clean")
+
+    async def main() -> None:
+        freerun.spawn(cleans_up)
+        await freerun.yield_now()
+
+    with freerun.Builder.new_current_thread().start_paused().build() as rt:
+        rt.block_on(main)
+    assert log == ["clean"]
