@@ -63,3 +63,8 @@ class SendError(Exception):
 
 class WouldBlock(Exception):
     """A `try_...` call would have had to wait."""
+
+
+for _name in __all__:
+    globals()[_name].__module__ = "freerun"  # where users know them from: a traceback says freerun.JoinError
+del _name

@@ -9,6 +9,7 @@ system delivers it.
 from __future__ import annotations
 
 import contextlib
+import os
 import signal
 import threading
 from types import FrameType
@@ -49,10 +50,11 @@ class _Guard:
     raised when nothing is left half done; in between, whoever raises puts everything back first.
     """
 
-    __slots__ = ("_active", "_core", "_old_fd", "_pending")
+    __slots__ = ("_active", "_core", "_fd", "_old_fd", "_pending")
 
     def __init__(self, core: Core) -> None:
         self._core = core
+        self._fd = -1
         self._old_fd: int | None = None
         self._active = False
         self._pending = False
@@ -73,7 +75,8 @@ class _Guard:
         try:
             if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
                 signal.signal(signal.SIGINT, self)
-            self._old_fd = signal.set_wakeup_fd(self._core.signal_fd(), warn_on_full_buffer=False)
+            self._fd = self._core.signal_fd()
+            self._old_fd = signal.set_wakeup_fd(self._fd, warn_on_full_buffer=False)
         except ValueError:  # only the main interpreter has signals
             return
         self._active = True
@@ -89,6 +92,9 @@ class _Guard:
         if self._old_fd is not None:
             signal.set_wakeup_fd(self._old_fd)
             self._old_fd = None
+        if self._fd >= 0:
+            os.close(self._fd)
+            self._fd = -1
         if signal.getsignal(signal.SIGINT) is self:  # last: the next signal may raise at once
             signal.signal(signal.SIGINT, signal.default_int_handler)
 

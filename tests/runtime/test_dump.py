@@ -75,6 +75,18 @@ def test_what_tasks_wait_through(rt: freerun.Runtime) -> None:
     assert "joins" in section(dump, "joins")
 
 
+def test_the_main_task_was_spawned_where_block_on_was_called(rt: freerun.Runtime) -> None:
+    """freerun's own frames in between do not count."""
+
+    async def main() -> str:
+        return freerun.Handle.current().dump_tasks()
+
+    dump = rt.block_on(main)
+    (head,) = [line for line in dump.splitlines() if line.startswith("task ")]
+    assert f"spawned at {__file__}:" in head
+    assert "in test_the_main_task_was_spawned_where_block_on_was_called" in head
+
+
 def test_states(rt: freerun.Runtime, flavor: Flavor) -> None:
     inside, release = threading.Event(), threading.Event()
     waiting = rt.spawn(outermost, name="waiting one")

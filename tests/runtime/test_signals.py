@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import logging
 import signal
 import subprocess
 from typing import Any
 
 import pytest
-from engine_support import drive_until_parked, expect_line, finish, process
-from support import PATIENCE, Flavor
+from engine_support import drive, drive_until_parked, expect_line, finish, process
+from support import MULTI, PATIENCE, Flavor, in_threads, only
 
 import freerun
 
@@ -490,17 +491,49 @@ def test_raised_in_a_task_that_is_awaited(rt: freerun.Runtime, error: BaseExcept
         rt.block_on(main)
 
 
-def test_raised_while_nobody_is_in_block_on(flavor: Flavor) -> None:
-    """The next block_on raises it."""
-    if flavor.current_thread:
-        return  # nothing runs then
-    with flavor.builder().build() as rt:
-        handle = rt.spawn(raiser(SystemExit(4)))
-        with pytest.raises(SystemExit):
-            handle.blocking_result(PATIENCE)
-        with pytest.raises(SystemExit):
-            rt.block_on(freerun.time.sleep, 0)
-        assert rt.block_on(freerun.time.sleep, 0) is None
+@only(*MULTI)
+def test_raised_while_nobody_is_in_block_on(rt: freerun.Runtime, reports: Any) -> None:
+    """Nobody is there to raise it to. It goes where every failure goes, and the next block_on is not to blame."""
+    handle = rt.spawn(raiser(SystemExit("mine")))
+    with pytest.raises(SystemExit, match="mine"):
+        handle.blocking_result(PATIENCE)
+    dropped = rt.spawn(raiser(SystemExit("nobody's")))
+    abort = dropped.abort_handle()
+    del dropped
+    drive(rt, abort.is_finished)
+    drive(rt, lambda: any(record.levelno == logging.ERROR for record in reports))
+    (record,) = [record for record in reports if record.levelno == logging.ERROR]
+    assert record.exc_info
+    assert str(record.exc_info[1]) == "nobody's"
+    assert rt.block_on(freerun.time.sleep, 0) is None
+
+
+@only(*MULTI)
+def test_every_block_on_ends(rt: freerun.Runtime, flavor: Flavor) -> None:
+    """Several threads wait; one task exits. Each wait ends, one of them with the exception itself."""
+    outcomes: list[BaseException] = []
+    entered: list[int] = []
+
+    async def main(i: int) -> None:
+        entered.append(i)
+        await freerun.time.sleep(3600)
+
+    def wait(i: int) -> None:
+        try:
+            rt.block_on(main, i)
+        except BaseException as error:
+            outcomes.append(error)
+
+    async def exits() -> None:
+        while len(entered) < 3:
+            await freerun.time.sleep(0.001)
+        raise SystemExit(1)
+
+    with in_threads(3, wait):
+        rt.spawn(exits).detach()
+    assert len(outcomes) == 3
+    assert [type(each) for each in outcomes].count(SystemExit) >= 1
+    assert all(isinstance(each, SystemExit | freerun.JoinError) for each in outcomes)
 
 
 def test_exit_status_of_run(flavor: Flavor) -> None:

@@ -29,6 +29,18 @@ async def test_stands_still_while_busy() -> None:
     assert start.elapsed() == 0
 
 
+@freerun.test()
+async def test_times_are_exact_whenever_it_was_paused() -> None:
+    for _ in range(20):
+        await freerun.yield_now()
+        pause()
+        start = Instant.now()
+        for milliseconds in (1, 20, 300):
+            await sleep(milliseconds / 1000)
+        assert start.elapsed() == pytest.approx(0.321, abs=1e-9)
+        resume()
+
+
 @freerun.test(start_paused=True)
 async def test_order_of_timers() -> None:
     order: list[float] = []

@@ -185,8 +185,9 @@ static void abort_blockers(struct fr_runtime *rt)
     int n = 0;
     fr_mutex_lock(&rt->blockers_lock);
     for (struct fr_node *node = rt->blockers.next; node != &rt->blockers && n < MAX; node = node->next) {
-        tasks[n] = blocker_of(node)->task;
-        fr_task_ref(tasks[n++]);
+        if ((tasks[n] = blocker_of(node)->task)) { /* else it is about to spawn its task, and looks at `fatal` then */
+            fr_task_ref(tasks[n++]);
+        }
     }
     fr_mutex_unlock(&rt->blockers_lock);
     for (int i = 0; i < n; i++) {
@@ -195,16 +196,24 @@ static void abort_blockers(struct fr_runtime *rt)
     }
 }
 
-void fr_fatal(struct fr_runtime *rt, PyObject *exception)
+bool fr_fatal(struct fr_runtime *rt, PyObject *exception)
 {
     PyObject *none = NULL;
     Py_INCREF(exception);
-    /* acq_rel: pairs with take_fatal() */
-    if (!atomic_compare_exchange_strong_explicit(&rt->fatal, &none, exception, memory_order_acq_rel,
-                                                 memory_order_relaxed)) {
-        Py_DECREF(exception); /* the first one wins */
+    /* Under the lock: a block_on takes what is there after it has left the list, so nothing stays for the next one. */
+    fr_mutex_lock(&rt->blockers_lock);
+    bool wanted = rt->blockers.next != &rt->blockers;
+    /* acq_rel: pairs with take_fatal(); the first one wins */
+    bool kept = wanted && atomic_compare_exchange_strong_explicit(&rt->fatal, &none, exception, memory_order_acq_rel,
+                                                                  memory_order_relaxed);
+    fr_mutex_unlock(&rt->blockers_lock);
+    if (!kept) {
+        Py_DECREF(exception);
     }
-    abort_blockers(rt);
+    if (wanted) {
+        abort_blockers(rt);
+    }
+    return wanted;
 }
 
 static PyObject *take_fatal(struct fr_runtime *rt)
@@ -388,32 +397,47 @@ static PyObject *outcome(CoreObject *core, struct fr_runtime *rt, struct blocker
     return fr_task_take_result(core->mod, blocker->task);
 }
 
-static PyObject *block_on(CoreObject *core, struct fr_runtime *rt, PyObject *handle)
+/* The main task is known from here on to whoever interrupts; what came before it was known is made up for. */
+static void blocker_attach(struct fr_runtime *rt, struct blocker *blocker, struct fr_task *task)
+{
+    fr_mutex_lock(&rt->blockers_lock);
+    blocker->task = task;
+    bool interrupted = blocker->interrupts > 0;
+    fr_mutex_unlock(&rt->blockers_lock);
+    /* acquire: pairs with fr_fatal(), which may have found no task here yet */
+    if (interrupted || atomic_load_explicit(&rt->fatal, memory_order_acquire)) {
+        fr_task_abort(task);
+    }
+}
+
+static PyObject *block_on(CoreObject *core, struct fr_runtime *rt, PyObject *const *args, Py_ssize_t nargs)
 {
     struct fr_waiter waiter;
-    struct blocker blocker = {.task = fr_handle_task(handle), .thread = pthread_self()};
+    struct blocker blocker = {.task = NULL, .thread = pthread_self()};
     int fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
     if (fd < 0) {
-        fr_task_abort(blocker.task);
         return PyErr_SetFromErrno(PyExc_OSError);
     }
     fr_event_init(&blocker.event, fd);
-    blocker_enter(rt, &blocker);
-    /* acquire: pairs with fr_fatal(), which may have looked for blockers before this one was there */
-    if (atomic_load_explicit(&rt->fatal, memory_order_acquire)) {
-        fr_task_abort(blocker.task);
+    blocker_enter(rt, &blocker); /* first: what its task raises is for this call, however soon it does */
+    PyObject *result = NULL, *handle = fr_task_spawn(rt, args[0], args + 1, nargs - 1, NULL, false);
+    if (handle) {
+        struct fr_task *task = fr_handle_task(handle);
+        blocker_attach(rt, &blocker, task);
+        if (!fr_task_link_event(task, &waiter, &blocker.event)) {
+            fr_event_set(&blocker.event); /* it is over already */
+        }
+        PyObject *raised = wait_for_main(core, rt, &blocker);
+        fr_task_unlink(task, &waiter);
+        blocker_leave(rt, &blocker);
+        result = outcome(core, rt, &blocker, raised);
+    } else {
+        blocker_leave(rt, &blocker);
     }
-    if (atomic_load(&rt->fatal)) { /* raised before anybody could see this block_on */
-        fr_task_abort(blocker.task);
-    }
-    if (!fr_task_link_event(blocker.task, &waiter, &blocker.event)) {
-        fr_event_set(&blocker.event); /* it is over already */
-    }
-    PyObject *raised = wait_for_main(core, rt, &blocker);
-    fr_task_unlink(blocker.task, &waiter);
-    PyObject *result = outcome(core, rt, &blocker, raised);
-    blocker_leave(rt, &blocker);
     close(fd);
+    PyObject *error = PyErr_GetRaisedException();
+    Py_XDECREF(handle);
+    PyErr_SetRaisedException(error);
     return result;
 }
 
@@ -434,13 +458,9 @@ static PyObject *core_block_on(PyObject *self, PyObject *const *args, Py_ssize_t
     }
     CoreObject *before = fr_thread.core;
     fr_thread.core = core;
-    PyObject *handle = fr_task_spawn(visit.rt, args[0], args + 1, nargs - 1, NULL, false);
-    PyObject *result = handle ? block_on(core, visit.rt, handle) : NULL;
+    PyObject *result = block_on(core, visit.rt, args, nargs);
     fr_thread.core = before;
     fr_visit_end(&visit);
-    PyObject *error = PyErr_GetRaisedException();
-    Py_XDECREF(handle);
-    PyErr_SetRaisedException(error);
     return result;
 }
 
@@ -452,14 +472,16 @@ static PyObject *core_interrupt(PyObject *self, PyObject *Py_UNUSED(ignored))
         return NULL;
     }
     struct fr_runtime *rt = visit.rt;
-    bool again = false;
+    bool found = false, again = false;
     fr_mutex_lock(&rt->blockers_lock);
-    for (struct fr_node *node = rt->blockers.prev; node != &rt->blockers && !task; node = node->prev) {
+    for (struct fr_node *node = rt->blockers.prev; node != &rt->blockers && !found; node = node->prev) {
         struct blocker *blocker = blocker_of(node);
         if (pthread_equal(blocker->thread, pthread_self())) {
+            found = true;
             again = blocker->interrupts++ > 0;
-            task = blocker->task;
-            fr_task_ref(task);
+            if ((task = blocker->task)) {
+                fr_task_ref(task);
+            }
         }
     }
     fr_mutex_unlock(&rt->blockers_lock);
@@ -468,7 +490,7 @@ static PyObject *core_interrupt(PyObject *self, PyObject *Py_UNUSED(ignored))
         fr_task_unref(task);
     }
     fr_visit_end(&visit);
-    if (again || !task) { /* out of the wait, or out of whatever runs on this thread */
+    if (again || !found) { /* out of the wait, or out of whatever runs on this thread */
         PyErr_SetNone(PyExc_KeyboardInterrupt);
         return NULL;
     }
@@ -995,6 +1017,7 @@ static PyObject *core_dump(PyObject *self, PyObject *visitor)
 
 /* ---- signals and clock ---- */
 
+/* The caller's own descriptor: it may write to it after the runtime is gone, and closes it. */
 static PyObject *core_signal_fd(PyObject *self, PyObject *Py_UNUSED(ignored))
 {
     struct fr_visit visit;
@@ -1010,9 +1033,11 @@ static PyObject *core_signal_fd(PyObject *self, PyObject *Py_UNUSED(ignored))
             err = -fr_driver_add_interrupt(&rt->driver, rt->signal_pipe[0]);
         }
     }
+    if (!err && (fd = fcntl(rt->signal_pipe[1], F_DUPFD_CLOEXEC, 0)) < 0) {
+        err = errno;
+    }
     if (!err) {
         rt->signal_thread = pthread_self();
-        fd = rt->signal_pipe[1];
         atomic_store_explicit(&rt->has_signal_pipe, true, memory_order_release); /* pairs with on_signal_thread() */
     }
     fr_mutex_unlock(&rt->blockers_lock);
@@ -1057,7 +1082,8 @@ static PyObject *core_pause(PyObject *self, PyObject *Py_UNUSED(ignored))
     }
     bool already = atomic_load(&visit.rt->paused);
     if (!already) {
-        atomic_store(&visit.rt->paused_now, fr_now_ns(visit.rt));
+        /* On a tick of the wheel: what is a whole number of milliseconds away then fires exactly there. */
+        atomic_store(&visit.rt->paused_now, fr_driver_tick_after(&visit.rt->driver, fr_now_ns(visit.rt)));
         atomic_store(&visit.rt->paused, true);
         atomic_store(&visit.rt->driver.frozen, true);
     }

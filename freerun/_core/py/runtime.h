@@ -248,6 +248,7 @@ void fr_owned_each(struct fr_runtime *rt, void (*visit)(struct fr_task *task, vo
 bool fr_owned_add(struct fr_runtime *rt, struct fr_task *task, bool cleanup); /* false: shut down */
 void fr_owned_remove(struct fr_task *task);
 uint64_t fr_owned_count(struct fr_runtime *rt);
+bool fr_owned_none(struct fr_runtime *rt); /* exact once the shards are closed, which the count alone is not */
 
 /* ---- claims.c ---- */
 int fr_claim(PyObject *coro); /* 0, or -1 with an exception: another task runs it */
@@ -263,7 +264,8 @@ bool fr_foreign_begin(struct fr_runtime *rt);
 void fr_foreign_end(struct fr_runtime *rt, bool foreign);
 int fr_set_asyncgen_hooks(PyObject *first, PyObject *final);
 void fr_call_hook(PyObject *hook, PyObject *arg);
-void fr_fatal(struct fr_runtime *rt, PyObject *exception);
+/* KeyboardInterrupt and SystemExit: every block_on ends with it. False: there is none to end. */
+bool fr_fatal(struct fr_runtime *rt, PyObject *exception);
 int fr_core_take(CoreObject *core, struct fr_runtime *rt); /* current-thread: true if this thread runs the core now */
 void fr_core_give(struct fr_runtime *rt);
 /* The same with asynchronous generators' hooks; what the thread was before. */

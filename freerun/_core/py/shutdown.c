@@ -75,7 +75,7 @@ static void wait_for_workers(struct fr_runtime *rt, uint64_t deadline)
         /* acquire: pairs with fr_owned_remove(); read before counting, so an end in between is noticed */
         uint32_t done = atomic_load_explicit(&rt->done, memory_order_acquire);
         int64_t left = left_until(deadline);
-        if (fr_owned_count(rt) == 0 || left == 0) {
+        if (fr_owned_none(rt) || left == 0) {
             break;
         }
         fr_futex_wait(&rt->done, done, left);
@@ -106,7 +106,7 @@ static void run_core(CoreObject *core, struct fr_runtime *rt, uint64_t deadline)
 {
     struct fr_outer outer;
     struct fr_event event;
-    while (fr_owned_count(rt) > 0 && left_until(deadline) > 0) {
+    while (!fr_owned_none(rt) && left_until(deadline) > 0) {
         if (!fr_core_begin(core, rt, &outer)) {
             if (PyErr_Occurred()) {
                 PyErr_WriteUnraisable(NULL);
@@ -117,7 +117,7 @@ static void run_core(CoreObject *core, struct fr_runtime *rt, uint64_t deadline)
         fr_event_init(&event, -1);
         set_drain_event(rt, &event);
         atomic_store(&rt->driver.alarm_ns, deadline); /* in real time: the runtime's own clock may be paused */
-        if (fr_owned_count(rt) > 0 && fr_worker_run(&rt->workers[0], &event)) {
+        if (!fr_owned_none(rt) && fr_worker_run(&rt->workers[0], &event)) {
             PyErr_WriteUnraisable(NULL); /* a signal handler raised; the shutdown goes on */
         }
         atomic_store(&rt->driver.alarm_ns, 0);
@@ -173,12 +173,17 @@ static void describe_one(struct fr_task *task, void *arg)
 static void close_tasks(CoreObject *core, struct fr_runtime *rt)
 {
     advance_phase(rt, FR_PHASE_CLOSING);
-    fr_owned_each(rt, close_one, NULL); /* those that wait; what is queued, its worker closes */
+    if (!rt->current_thread) {
+        fr_owned_each(rt, close_one, NULL); /* those that wait; what is queued, its worker closes */
+    }
     fr_owned_each(rt, wake_one, NULL);
     for (uint32_t i = 0; i < rt->nworkers; i++) {
         fr_unpark_worker(rt, i);
     }
     wait_for_tasks(core, rt, fr_clock_ns() + CLOSE_GRACE_NS);
+    if (rt->current_thread) { /* its tasks run on one thread at a time; but a block_on that is stuck closes nothing */
+        fr_owned_each(rt, close_one, NULL);
+    }
     close_injected(rt);
 }
 
@@ -297,7 +302,7 @@ static int shutdown_locked(CoreObject *core, struct fr_runtime *rt, uint64_t dea
     while (close_generators(rt) && left_until(deadline) > 0) {
         wait_for_tasks(core, rt, deadline);
     }
-    if (fr_owned_count(rt) > 0) {
+    if (!fr_owned_none(rt)) {
         if (report) {
             fr_owned_each(rt, describe_one, report);
         }
@@ -307,7 +312,7 @@ static int shutdown_locked(CoreObject *core, struct fr_runtime *rt, uint64_t dea
     if (gone) {
         close_leftovers(core, rt);
     }
-    if (!gone || fr_owned_count(rt) > 0) {
+    if (!gone || !fr_owned_none(rt)) {
         rt->dirty = true;
         fr_threads_abandon(rt);
         return 0;

@@ -1,4 +1,4 @@
-/* site: where spawn() was called, interned once per place.
+/* site: where spawn() was called, interned once per place. freerun's own frames do not count: the place is its caller's.
  *
  * A failed task is reported with its spawn site, so every spawn records one; that has to cost nanoseconds. The key is
  * the frame's first word (its code object, tagged or not, never dereferenced here) and the instruction offset; a
@@ -12,6 +12,7 @@
 struct fr_site {
     uintptr_t key;
     int lasti;
+    bool own;       /* in freerun itself */
     PyObject *code; /* strong */
 };
 
@@ -81,45 +82,94 @@ static const struct fr_site *add(struct fr_site_table *table, struct fr_site *si
     return found;
 }
 
-static const struct fr_site *intern(struct fr_module *mod, struct _PyInterpreterFrame *frame, uintptr_t key, int lasti)
+static bool is_own(PyObject *globals)
+{
+    PyObject *name = globals ? PyDict_GetItemString(globals, "__name__") : NULL; /* no module's name goes away */
+    const char *text = name && PyUnicode_Check(name) ? PyUnicode_AsUTF8(name) : NULL;
+    if (!text) {
+        PyErr_Clear();
+    }
+    return text && (strncmp(text, "freerun.", 8) == 0 || strcmp(text, "freerun") == 0);
+}
+
+/* `template` is what the entry will be if there is none; its code is borrowed. */
+static const struct fr_site *intern(struct fr_module *mod, struct fr_site template)
 {
     fr_mutex_lock(&mod->sites.lock);
-    const struct fr_site *found = find_locked(&mod->sites, key, lasti);
+    const struct fr_site *found = find_locked(&mod->sites, template.key, template.lasti);
     fr_mutex_unlock(&mod->sites.lock);
     struct fr_site *site = found ? NULL : malloc(sizeof *site);
     if (!site) {
         return found;
     }
-    *site = (struct fr_site){.key = key, .lasti = lasti, .code = PyUnstable_InterpreterFrame_GetCode(frame)};
+    *site = template;
+    Py_INCREF(site->code);
     found = add(&mod->sites, site);
     if (found != site) {
-        Py_XDECREF(site->code);
+        Py_DECREF(site->code);
         free(site);
     }
     return found;
 }
 
-const struct fr_site *fr_site_here(struct fr_module *mod)
+/* The first frame of this thread that is not freerun's. */
+static const struct fr_site *outside(struct fr_module *mod)
 {
-    struct _PyInterpreterFrame *frame = PyThreadState_GetUnchecked()->current_frame;
+    PyFrameObject *frame = PyThreadState_GetFrame(PyThreadState_GetUnchecked());
+    for (bool own = true; frame && own;) {
+        PyObject *globals = PyFrame_GetGlobals(frame);
+        own = is_own(globals);
+        Py_DECREF(globals);
+        if (own) {
+            PyFrameObject *back = PyFrame_GetBack(frame);
+            Py_SETREF(frame, back);
+        }
+    }
     if (!frame) {
         return NULL;
     }
+    PyObject *code = (PyObject *)PyFrame_GetCode(frame);
+    struct fr_site template = {.key = (uintptr_t)code, .lasti = PyFrame_GetLasti(frame), .code = code};
+    const struct fr_site *site = intern(mod, template);
+    Py_DECREF(code);
+    Py_DECREF(frame);
+    return site;
+}
+
+static const struct fr_site *intern_current(struct fr_module *mod, struct _PyInterpreterFrame *frame, uintptr_t key,
+                                            int lasti)
+{
+    PyObject *code = PyUnstable_InterpreterFrame_GetCode(frame);
+    struct fr_site template = {.key = key, .lasti = lasti, .own = is_own(PyEval_GetGlobals()), .code = code};
+    const struct fr_site *site = intern(mod, template);
+    Py_DECREF(code);
+    return site;
+}
+
+static const struct fr_site *cached_site(struct fr_module *mod, struct _PyInterpreterFrame *frame)
+{
     uintptr_t key = *(uintptr_t *)frame;
     int lasti = PyUnstable_InterpreterFrame_GetLasti(frame);
     struct fr_worker *worker = fr_thread.worker;
     if (!worker || worker->rt->mod != mod) {
-        return intern(mod, frame, key, lasti);
+        return intern_current(mod, frame, key, lasti);
     }
     struct fr_site_cache *cached = &worker->sites[site_hash(key, lasti) % FR_SITE_CACHE];
     if (cached->code != key || cached->lasti != lasti) {
-        const struct fr_site *site = intern(mod, frame, key, lasti);
+        const struct fr_site *site = intern_current(mod, frame, key, lasti);
         if (!site) {
             return NULL;
         }
         *cached = (struct fr_site_cache){.code = key, .lasti = lasti, .site = site};
     }
     return cached->site;
+}
+
+const struct fr_site *fr_site_here(struct fr_module *mod)
+{
+    struct _PyInterpreterFrame *frame = PyThreadState_GetUnchecked()->current_frame;
+    const struct fr_site *site = frame ? cached_site(mod, frame) : NULL;
+    return site && site->own ? outside(mod) : site;
 }
 
 PyObject *fr_site_describe(const struct fr_site *site)

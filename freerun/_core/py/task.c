@@ -31,6 +31,9 @@ bool fr_owned_add(struct fr_runtime *rt, struct fr_task *task, bool cleanup)
         fr_list_push_back(&shard->tasks, &task->owned);
         shard->alive++;
         shard->spawned++;
+        if (shard->closed) {
+            atomic_fetch_add_explicit(&rt->done, 1, memory_order_release); /* pairs with fr_owned_none() */
+        }
     }
     fr_mutex_unlock(&shard->lock);
     return open;
@@ -64,6 +67,15 @@ uint64_t fr_owned_count(struct fr_runtime *rt)
         fr_mutex_unlock(&rt->shards[i].lock);
     }
     return count;
+}
+
+/* The shards are counted one after the other, and a task that ends may have spawned its cleanup into one that was
+ * counted before its own. It did so while it was listed: whoever saw it gone sees `done` changed, too. */
+bool fr_owned_none(struct fr_runtime *rt)
+{
+    /* acquire, twice: pairs with fr_owned_add() */
+    uint32_t before = atomic_load_explicit(&rt->done, memory_order_acquire);
+    return fr_owned_count(rt) == 0 && atomic_load_explicit(&rt->done, memory_order_acquire) == before;
 }
 
 /* Every task of the shard, with references, or NULL (out of memory, or none); *n says how many. */
@@ -556,8 +568,7 @@ static void complete_from_error(struct fr_task *task)
     PyObject *error = PyErr_GetRaisedException();
     if (PyErr_GivenExceptionMatches(error, PyExc_KeyboardInterrupt) ||
         PyErr_GivenExceptionMatches(error, PyExc_SystemExit)) {
-        task->quiet = true; /* block_on raises it */
-        fr_fatal(rt, error);
+        task->quiet = fr_fatal(rt, error); /* block_on raises it */
     }
     /* acquire: pairs with fr_shutdown_begin() */
     if (PyErr_GivenExceptionMatches(error, rt->mod->exc_shutdown) &&

@@ -7,6 +7,7 @@
 #include <limits.h>
 #include <signal.h>
 #include <stdlib.h>
+#include <time.h>
 
 #include "rt/clock.h"
 #include "rt/futex.h"
@@ -53,18 +54,26 @@ static void mark_ended(struct fr_native *native)
     fr_futex_wake(&rt->threads, INT_MAX);
 }
 
+/* Nobody would do this thread's work: out of memory, wait for memory. */
+static PyThreadState *new_state(PyInterpreterState *interp)
+{
+    PyThreadState *state;
+    while (!(state = PyThreadState_New(interp))) {
+        nanosleep(&(struct timespec){.tv_nsec = 1000000}, NULL);
+    }
+    return state;
+}
+
 static void *native_main(void *arg)
 {
     struct fr_native *native = arg;
-    PyThreadState *state = PyThreadState_New(native->interp);
-    if (state) {
-        PyEval_RestoreThread(state);
-        name_thread(native->rt, native->kind, native->index);
-        native->main(native->rt, native->arg);
-        Py_CLEAR(native->core);
-        PyThreadState_Clear(state);
-        PyThreadState_DeleteCurrent();
-    }
+    PyThreadState *state = new_state(native->interp);
+    PyEval_RestoreThread(state);
+    name_thread(native->rt, native->kind, native->index);
+    native->main(native->rt, native->arg);
+    Py_CLEAR(native->core);
+    PyThreadState_Clear(state);
+    PyThreadState_DeleteCurrent();
     mark_ended(native);
     return NULL;
 }
@@ -140,7 +149,6 @@ void fr_threads_reap(struct fr_runtime *rt)
         struct fr_native *native = ended;
         ended = native->next;
         pthread_join(native->thread, NULL); /* it is past its last Python call: a few instructions at most */
-        Py_XDECREF(native->core);           /* only if it never got a thread state */
         free(native);
     }
 }

@@ -124,6 +124,11 @@ static uint64_t tick_to_ns(const struct fr_driver *driver, uint64_t tick)
     return tick > (UINT64_MAX - driver->epoch_ns) / TICK_NS ? UINT64_MAX : driver->epoch_ns + tick * TICK_NS;
 }
 
+uint64_t fr_driver_tick_after(const struct fr_driver *driver, uint64_t ns)
+{
+    return tick_to_ns(driver, tick_ceil(driver, ns));
+}
+
 bool fr_driver_sleep_arm(struct fr_driver *driver, struct fr_sleep *sleep, uint64_t deadline_ns, void *task)
 {
     uint64_t tick = tick_ceil(driver, deadline_ns);

@@ -148,6 +148,8 @@ static inline bool fr_driver_has_no_io(struct fr_driver *driver)
     return atomic_load_explicit(&driver->slab->registered, memory_order_relaxed) == 0; /* a hint */
 }
 
+/* The first tick of the wheel that is not before `ns`, in ns. */
+uint64_t fr_driver_tick_after(const struct fr_driver *driver, uint64_t ns);
 /* Next deadline in ns, UINT64_MAX if none. */
 uint64_t fr_driver_next_deadline(struct fr_driver *driver);
 /* Fires what is due at `now_ns`; how many. Used by a turn, and by the paused clock. */
