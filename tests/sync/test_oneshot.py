@@ -118,16 +118,38 @@ def test_receiver_goes(rt: freerun.Runtime, how: str) -> None:
 
 
 @every_flavor
-async def test_a_value_sent_before_the_close_is_lost_with_the_receiver() -> None:
-    tx, rx = oneshot.channel()
-    value = Thing()
-    ref = weakref.ref(value)
-    tx.send(value)
-    del value
-    rx.close()
-    await until(lambda: is_freed(ref))
-    with pytest.raises(RecvError):
-        rx.try_recv()
+async def test_a_value_sent_before_the_close_can_be_received() -> None:
+    for receive_how in ("await", "try"):
+        tx, rx = oneshot.channel()
+        tx.send(17)
+        rx.close()
+        assert not tx.is_closed()
+        assert (await rx if receive_how == "await" else rx.try_recv()) == 17
+        assert tx.is_closed()
+        with pytest.raises(RecvError, match="received already"):
+            await rx
+        with pytest.raises(RuntimeError, match="used or closed"):
+            tx.send(18)
+
+
+@every_flavor
+async def test_a_value_sent_is_lost_with_the_receiver() -> None:
+    for how in ("drop", "with"):
+        tx, rx = oneshot.channel()
+        value = Thing()
+        ref = weakref.ref(value)
+        tx.send(value)
+        del value
+        if how == "with":
+            with rx:
+                pass
+            with pytest.raises(RecvError, match="closed"):
+                rx.try_recv()
+        del rx
+        await until(lambda ref=ref: is_freed(ref))
+        assert tx.is_closed()
+        with pytest.raises(RuntimeError, match="used or closed"):
+            tx.send(1)
 
 
 @every_flavor

@@ -1,61 +1,128 @@
 /* oneshot: one value from one sender to one receiver. Tokio: sync::oneshot.
  *
  * THREADS    any, on both ends.
- * OWNERSHIP  the channel is plain C, shared by the two ends (`refs`). A value that was sent and not taken belongs to
- *            the receiver, which shows it to the garbage collector.
- * FIELDS     everything but `refs` under `lock`
- * INVARIANTS O1 `sent` and `value` are set together, once. O2 the waiter is stored only while neither sent nor closed.
- * LOCKS      `lock` is a leaf; wakes and reference drops happen after it is released.
+ * OWNERSHIP  the channel is plain C, shared by the two ends (`refs`). Whoever moves `slot` away from a value or a waiting
+ *            task owns the reference that was in it. A value in the slot belongs to the receiver, which shows it to the
+ *            garbage collector.
+ * FIELDS     slot         CAS by any thread, acq_rel: everything before a send is seen by who receives
+ *            recv->task   the leaf's own: what it put into the slot; compared, never followed
+ * INVARIANTS O1 EMPTY <-> WAITING(task); EMPTY, WAITING -> value -> TAKEN; EMPTY, WAITING -> GONE (the sender left);
+ *               EMPTY, WAITING, value -> CLOSED (the receiver left). TAKEN, GONE and CLOSED are final.
+ *            O2 WAITING holds one reference of its task. It names the task, not the leaf: whoever takes it out needs
+ *               nothing that the leaf's owner might free meanwhile.
+ *            O3 a leaf that is resumed finds its task in the slot still (a spurious wake), or something else there.
+ * LOCKS      none.
+ * PROVED BY  tests/sync/test_oneshot.py
  */
 #include <stdlib.h>
 
 #include "leaf.h"
 
-struct channel {
-    struct fr_mutex lock;
-    _Atomic uint32_t refs;
-    bool sent, sender_gone, receiver_gone;
-    PyObject *value;
-    struct fr_waiter *waiter;
+/* What `slot` holds, by its low bits: a value (or nothing), a waiting task, or one of the final states. */
+enum { EMPTY = 0, WAITING = 1, GONE = 2, CLOSED = 6, TAKEN = 10, TAG = 3 };
+
+struct fr_channel {
+    _Atomic uintptr_t slot;
+    union {
+        _Atomic uint32_t refs;
+        struct fr_channel *next_free;
+    };
 };
 
 typedef struct {
     PyObject_HEAD
-    struct channel *channel;
+    struct fr_channel *channel;
+    _Atomic bool sent; /* the sender's: it had its turn */
 } EndObject;
 
 typedef struct {
     PyObject_HEAD
     EndObject *receiver;
-    struct fr_waiter waiter;
+    struct fr_task *task;
 } RecvObject;
 
-static void channel_unref(struct channel *channel)
+enum { FREE_CHANNELS_MAX = 512 };
+
+static bool is_value(uintptr_t slot)
+{
+    return slot != EMPTY && (slot & TAG) == 0;
+}
+
+static bool is_waiting(uintptr_t slot)
+{
+    return (slot & TAG) == WAITING;
+}
+
+static struct fr_task *task_of(uintptr_t slot)
+{
+    return (struct fr_task *)(slot & ~(uintptr_t)TAG);
+}
+
+static uintptr_t waiting(struct fr_task *task)
+{
+    return (uintptr_t)task | WAITING;
+}
+
+static uintptr_t look(struct fr_channel *channel)
+{
+    return atomic_load_explicit(&channel->slot, memory_order_acquire); /* pairs with move() */
+}
+
+/* acq_rel: what came before the move is seen by who finds it, and the other way round */
+static bool move(struct fr_channel *channel, uintptr_t *from, uintptr_t to)
+{
+    return atomic_compare_exchange_weak_explicit(&channel->slot, from, to, memory_order_acq_rel, memory_order_acquire);
+}
+
+static struct fr_channel *channel_new(void)
+{
+    struct fr_worker *worker = fr_thread.worker;
+    struct fr_channel *channel = worker ? worker->free_channels : NULL;
+    if (channel) {
+        worker->free_channels = channel->next_free;
+        worker->free_channel_count--;
+    } else {
+        channel = malloc(sizeof *channel);
+    }
+    if (channel) {
+        atomic_init(&channel->slot, EMPTY);
+        atomic_init(&channel->refs, 2);
+    }
+    return channel;
+}
+
+static void channel_unref(struct fr_channel *channel)
 {
     /* acq_rel: every use of the channel comes before the free */
-    if (atomic_fetch_sub_explicit(&channel->refs, 1, memory_order_acq_rel) == 1) {
+    if (atomic_fetch_sub_explicit(&channel->refs, 1, memory_order_acq_rel) != 1) {
+        return;
+    }
+    struct fr_worker *worker = fr_thread.worker;
+    if (worker && worker->free_channel_count < FREE_CHANNELS_MAX) {
+        channel->next_free = worker->free_channels;
+        worker->free_channels = channel;
+        worker->free_channel_count++;
+    } else {
         free(channel);
     }
 }
 
-static struct fr_task *take_waiter_locked(struct channel *channel)
+void fr_oneshot_free_channels(struct fr_worker *worker)
 {
-    struct fr_waiter *waiter = channel->waiter;
-    if (!waiter) {
-        return NULL;
+    while (worker->free_channels) {
+        struct fr_channel *channel = worker->free_channels;
+        worker->free_channels = channel->next_free;
+        free(channel);
     }
-    channel->waiter = NULL;
-    struct fr_task *task = waiter->task;
-    /* release: its owner may see this without the lock and free the waiter at once; pairs with recv_dealloc() */
-    atomic_store_explicit(&waiter->linked, false, memory_order_release);
-    return task;
+    worker->free_channel_count = 0;
 }
 
-static void wake_and_drop(struct fr_task *task)
+/* Wakes the task that was taken out of the slot, if it was one. */
+static void wake_taken(uintptr_t slot)
 {
-    if (task) {
-        fr_task_wake(task);
-        fr_task_unref(task);
+    if (is_waiting(slot)) {
+        fr_task_wake(task_of(slot));
+        fr_task_unref(task_of(slot));
     }
 }
 
@@ -70,37 +137,42 @@ static PyObject *raise_send_error(PyObject *self, PyObject *value)
     return NULL;
 }
 
-static PyObject *sender_send(PyObject *self, PyObject *value)
+static PyObject *refuse_send(EndObject *self, uintptr_t slot, PyObject *value)
 {
-    struct channel *channel = ((EndObject *)self)->channel;
-    fr_mutex_lock(&channel->lock);
-    bool again = channel->sent || channel->sender_gone;
-    bool gone = channel->receiver_gone;
-    struct fr_task *task = NULL;
-    if (!again && !gone) {
-        channel->sent = true;
-        channel->value = Py_NewRef(value);
-        task = take_waiter_locked(channel);
+    /* relaxed: two threads that use one sender at once must both expect either answer */
+    if (slot == CLOSED && !atomic_load_explicit(&self->sent, memory_order_relaxed)) {
+        return raise_send_error((PyObject *)self, value);
     }
-    fr_mutex_unlock(&channel->lock);
-    if (again) {
-        PyErr_SetString(PyExc_RuntimeError, "this oneshot sender has been used or closed: it sends one value");
-        return NULL;
-    }
-    if (gone) {
-        return raise_send_error(self, value);
-    }
-    wake_and_drop(task);
+    PyErr_SetString(PyExc_RuntimeError, "this oneshot sender has been used or closed: it sends one value");
+    return NULL;
+}
+
+static PyObject *sender_send(PyObject *op, PyObject *value)
+{
+    EndObject *self = (EndObject *)op;
+    struct fr_channel *channel = self->channel;
+    uintptr_t slot = look(channel);
+    Py_INCREF(value);
+    do {
+        if (slot != EMPTY && !is_waiting(slot)) {
+            Py_DECREF(value);
+            return refuse_send(self, slot, value);
+        }
+    } while (!move(channel, &slot, (uintptr_t)value));
+    atomic_store_explicit(&self->sent, true, memory_order_relaxed); /* see refuse_send() */
+    wake_taken(slot);
     Py_RETURN_NONE;
 }
 
-static void sender_leave(struct channel *channel)
+static void sender_leave(struct fr_channel *channel)
 {
-    fr_mutex_lock(&channel->lock);
-    channel->sender_gone = true;
-    struct fr_task *task = take_waiter_locked(channel);
-    fr_mutex_unlock(&channel->lock);
-    wake_and_drop(task);
+    uintptr_t slot = look(channel);
+    do {
+        if (slot != EMPTY && !is_waiting(slot)) {
+            return;
+        }
+    } while (!move(channel, &slot, GONE));
+    wake_taken(slot);
 }
 
 static PyObject *sender_close(PyObject *self, PyObject *Py_UNUSED(ignored))
@@ -111,16 +183,13 @@ static PyObject *sender_close(PyObject *self, PyObject *Py_UNUSED(ignored))
 
 static PyObject *sender_is_closed(PyObject *self, PyObject *Py_UNUSED(ignored))
 {
-    struct channel *channel = ((EndObject *)self)->channel;
-    fr_mutex_lock(&channel->lock);
-    bool gone = channel->receiver_gone;
-    fr_mutex_unlock(&channel->lock);
-    return PyBool_FromLong(gone);
+    uintptr_t slot = look(((EndObject *)self)->channel);
+    return PyBool_FromLong(slot == CLOSED || slot == TAKEN);
 }
 
 static void sender_dealloc(PyObject *self)
 {
-    struct channel *channel = ((EndObject *)self)->channel;
+    struct fr_channel *channel = ((EndObject *)self)->channel;
     sender_leave(channel);
     channel_unref(channel);
     fr_dealloc(self, FR_FREE_ONESHOT);
@@ -141,7 +210,9 @@ static PyMethodDef sender_methods[] = {
      "send($self, value, /)\n--\n\nSend the one value; never waits. SendError, with the value, if the receiver is "
      "gone."},
     {"close", sender_close, METH_NOARGS, "close($self)\n--\n\nLeave without sending: the receiver gets RecvError."},
-    {"is_closed", sender_is_closed, METH_NOARGS, "is_closed($self)\n--\n\nWhether the receiver is gone."},
+    {"is_closed", sender_is_closed, METH_NOARGS,
+     "is_closed($self)\n--\n\nWhether nothing more can be received: the receiver is gone or closed, or has the "
+     "value."},
     {"__enter__", end_enter, METH_NOARGS, NULL},
     {"__exit__", sender_exit, METH_VARARGS, NULL},
     {"__class_getitem__", Py_GenericAlias, METH_O | METH_CLASS, NULL},
@@ -164,79 +235,90 @@ static PyType_Spec sender_spec = {
 
 /* ---- receiver ---- */
 
-enum taken { TAKEN_VALUE, TAKEN_NOTHING, TAKEN_CLOSED };
-
-static enum taken take_locked(struct channel *channel, PyObject **value)
+static PyObject *raise_recv_error(struct fr_module *mod, uintptr_t slot)
 {
-    if (channel->value) {
-        *value = channel->value;
-        channel->value = NULL;
-        return TAKEN_VALUE;
-    }
-    return channel->sent || channel->sender_gone || channel->receiver_gone ? TAKEN_CLOSED : TAKEN_NOTHING;
+    PyErr_SetString(mod->exc_recv, slot == TAKEN    ? "the value of this oneshot channel was received already"
+                                   : slot == CLOSED ? "this oneshot receiver is closed"
+                                                    : "the sender went away without sending");
+    return NULL;
 }
 
-static PyObject *raise_recv_error(struct fr_module *mod, struct channel *channel)
+/* The value, if there is one; *slot is what there was instead. */
+static PyObject *take(struct fr_channel *channel, uintptr_t *slot)
 {
-    PyErr_SetString(mod->exc_recv, channel->sent            ? "the value of this oneshot channel was received already"
-                                   : channel->receiver_gone ? "this oneshot receiver is closed"
-                                                            : "the sender went away without sending");
+    while (is_value(*slot)) {
+        if (move(channel, slot, TAKEN)) {
+            return (PyObject *)*slot;
+        }
+    }
     return NULL;
 }
 
 static PyObject *receiver_try_recv(PyObject *self, PyObject *Py_UNUSED(ignored))
 {
     struct fr_module *mod = fr_module_of_type(Py_TYPE(self));
-    struct channel *channel = ((EndObject *)self)->channel;
-    PyObject *value = NULL;
-    fr_mutex_lock(&channel->lock);
-    enum taken taken = take_locked(channel, &value);
-    fr_mutex_unlock(&channel->lock);
-    if (taken == TAKEN_NOTHING) {
-        PyErr_SetString(mod->exc_would_block, "nothing has been sent yet");
-    } else if (taken == TAKEN_CLOSED) {
-        raise_recv_error(mod, channel);
+    struct fr_channel *channel = ((EndObject *)self)->channel;
+    uintptr_t slot = look(channel);
+    PyObject *value = take(channel, &slot);
+    if (value) {
+        return value;
     }
-    return value;
+    if (slot == EMPTY || is_waiting(slot)) {
+        PyErr_SetString(mod->exc_would_block, "nothing has been sent yet");
+        return NULL;
+    }
+    return raise_recv_error(mod, slot);
 }
 
-/* A value that nobody will take any more is dropped here, attached and outside the lock. */
-static void receiver_leave(struct channel *channel)
+/* A value that nobody will take any more is dropped here, attached. */
+static void receiver_leave(struct fr_channel *channel)
 {
-    fr_mutex_lock(&channel->lock);
-    channel->receiver_gone = true;
-    PyObject *value = channel->value;
-    channel->value = NULL;
-    struct fr_task *task = take_waiter_locked(channel);
-    fr_mutex_unlock(&channel->lock);
-    Py_XDECREF(value);
-    wake_and_drop(task);
+    uintptr_t slot = look(channel);
+    do {
+        if ((slot & TAG) == GONE) { /* final */
+            return;
+        }
+    } while (!move(channel, &slot, CLOSED));
+    if (is_value(slot)) {
+        Py_DECREF((PyObject *)slot);
+    }
+    wake_taken(slot);
 }
 
+/* What was sent before may still be received. */
 static PyObject *receiver_close(PyObject *self, PyObject *Py_UNUSED(ignored))
 {
-    receiver_leave(((EndObject *)self)->channel);
+    struct fr_channel *channel = ((EndObject *)self)->channel;
+    uintptr_t slot = look(channel);
+    do {
+        if (slot != EMPTY && !is_waiting(slot)) {
+            Py_RETURN_NONE;
+        }
+    } while (!move(channel, &slot, CLOSED));
+    wake_taken(slot);
     Py_RETURN_NONE;
 }
 
 static PyObject *receiver_exit(PyObject *self, PyObject *Py_UNUSED(args))
 {
-    return receiver_close(self, NULL);
+    receiver_leave(((EndObject *)self)->channel);
+    Py_RETURN_NONE;
 }
 
 static int receiver_traverse(PyObject *self, visitproc visit, void *arg)
 {
     Py_VISIT(Py_TYPE(self));
-    struct channel *channel = ((EndObject *)self)->channel;
-    if (channel) {
-        Py_VISIT(channel->value);
+    struct fr_channel *channel = ((EndObject *)self)->channel;
+    uintptr_t slot = channel ? look(channel) : EMPTY;
+    if (is_value(slot)) {
+        Py_VISIT((PyObject *)slot);
     }
     return 0;
 }
 
 static int receiver_clear(PyObject *self)
 {
-    struct channel *channel = ((EndObject *)self)->channel;
+    struct fr_channel *channel = ((EndObject *)self)->channel;
     if (channel) {
         receiver_leave(channel);
     }
@@ -245,7 +327,7 @@ static int receiver_clear(PyObject *self)
 
 static void receiver_dealloc(PyObject *self)
 {
-    struct channel *channel = ((EndObject *)self)->channel;
+    struct fr_channel *channel = ((EndObject *)self)->channel;
     PyObject_GC_UnTrack(self);
     FR_TRASHCAN_BEGIN(self, receiver_dealloc)
     if (channel) {
@@ -262,7 +344,7 @@ static PyObject *receiver_await(PyObject *self)
     RecvObject *recv = (RecvObject *)fr_alloc(mod->recv_type, FR_FREE_RECV_LEAF);
     if (recv) {
         recv->receiver = (EndObject *)Py_NewRef(self);
-        recv->waiter = (struct fr_waiter){.task = NULL};
+        recv->task = NULL;
     }
     return (PyObject *)recv;
 }
@@ -270,7 +352,9 @@ static PyObject *receiver_await(PyObject *self)
 static PyMethodDef receiver_methods[] = {
     {"try_recv", receiver_try_recv, METH_NOARGS,
      "try_recv($self)\n--\n\nThe value, without waiting; WouldBlock if none yet, RecvError if none will come."},
-    {"close", receiver_close, METH_NOARGS, "close($self)\n--\n\nRefuse the value: a later send() raises SendError."},
+    {"close", receiver_close, METH_NOARGS,
+     "close($self)\n--\n\nRefuse the value: a later send() raises SendError. One that was sent before can still be "
+     "received."},
     {"__enter__", end_enter, METH_NOARGS, NULL},
     {"__exit__", receiver_exit, METH_VARARGS, NULL},
     {"__class_getitem__", Py_GenericAlias, METH_O | METH_CLASS, NULL},
@@ -297,28 +381,28 @@ static PyType_Spec receiver_spec = {
 
 /* ---- awaiting the receiver ---- */
 
-/* Takes the value, or stores the waiter. One task at a time: *busy says that another one waits. */
-static enum taken take_or_wait(RecvObject *recv, struct fr_task *task, PyObject **value, bool *busy)
+/* Puts `task` into the slot, where there is nothing, or the task that this leaf waited for before it moved to another. */
+static bool register_for(RecvObject *recv, struct fr_task *task, uintptr_t *slot)
 {
-    struct channel *channel = recv->receiver->channel;
-    struct fr_task *old = NULL;
-    fr_mutex_lock(&channel->lock);
-    if (channel->waiter == &recv->waiter) { /* woken by something else: start anew */
-        old = take_waiter_locked(channel);
+    fr_task_ref(task);
+    if (!move(recv->receiver->channel, slot, waiting(task))) {
+        fr_task_unref(task);
+        return false;
     }
-    enum taken taken = take_locked(channel, value);
-    *busy = taken == TAKEN_NOTHING && channel->waiter;
-    if (taken == TAKEN_NOTHING && !*busy) {
-        fr_task_ref(task);
-        recv->waiter.task = task;
-        recv->waiter.linked = true;
-        channel->waiter = &recv->waiter;
+    recv->task = task;
+    if (is_waiting(*slot)) {
+        fr_task_unref(task_of(*slot));
     }
-    fr_mutex_unlock(&channel->lock);
-    if (old) {
-        fr_task_unref(old);
+    return true;
+}
+
+static PyObject *receive(RecvObject *recv, uintptr_t slot)
+{
+    if (!fr_leaf_spend()) {
+        return fr_leaf_yield();
     }
-    return taken;
+    PyObject *value = take(recv->receiver->channel, &slot);
+    return value ? fr_leaf_return(value) : raise_recv_error(fr_module_of_type(Py_TYPE((PyObject *)recv)), slot);
 }
 
 static PyObject *recv_iternext(PyObject *self)
@@ -328,40 +412,38 @@ static PyObject *recv_iternext(PyObject *self)
     if (!task) {
         return NULL;
     }
-    if (!fr_leaf_spend()) {
-        return fr_leaf_yield();
+    uintptr_t slot = look(recv->receiver->channel);
+    for (;;) {
+        if (slot != EMPTY && !is_waiting(slot)) {
+            return receive(recv, slot);
+        }
+        if (slot != EMPTY && recv->task == task && slot == waiting(task)) {
+            return fr_leaf_park(); /* spurious [O3] */
+        }
+        if (slot != EMPTY && (!recv->task || slot != waiting(recv->task))) {
+            PyErr_SetString(PyExc_RuntimeError, "another task is already awaiting this oneshot receiver");
+            return NULL;
+        }
+        if (register_for(recv, task, &slot)) {
+            return fr_leaf_park();
+        }
     }
-    PyObject *value = NULL;
-    bool busy;
-    switch (take_or_wait(recv, task, &value, &busy)) {
-    case TAKEN_VALUE:
-        return fr_leaf_return(value);
-    case TAKEN_CLOSED:
-        return raise_recv_error(fr_module_of_type(Py_TYPE(self)), recv->receiver->channel);
-    default:
-        break;
-    }
-    if (busy) {
-        PyErr_SetString(PyExc_RuntimeError, "another task is already awaiting this oneshot receiver");
-        return NULL;
-    }
-    return fr_leaf_park();
 }
 
 static void recv_let_go(PyObject *self)
 {
     RecvObject *recv = (RecvObject *)self;
-    /* acquire: false means that nobody reads the waiter any more; pairs with take_waiter_locked() [W1] */
-    if (atomic_load_explicit(&recv->waiter.linked, memory_order_acquire)) {
-        struct channel *channel = recv->receiver->channel;
-        struct fr_task *task = NULL;
-        fr_mutex_lock(&channel->lock);
-        if (channel->waiter == &recv->waiter) {
-            task = take_waiter_locked(channel);
-        }
-        fr_mutex_unlock(&channel->lock);
-        if (task) {
+    struct fr_task *task = recv->task;
+    if (!task) {
+        return;
+    }
+    recv->task = NULL;
+    uintptr_t slot = waiting(task);
+    struct fr_channel *channel = recv->receiver->channel;
+    while (slot == waiting(task)) {
+        if (move(channel, &slot, EMPTY)) {
             fr_task_unref(task);
+            return;
         }
     }
 }
@@ -393,7 +475,7 @@ static PyType_Spec recv_spec = {
 
 /* ---- the channel ---- */
 
-static PyObject *end_new(PyTypeObject *type, enum fr_free_kind kind, struct channel *channel)
+static PyObject *end_new(PyTypeObject *type, enum fr_free_kind kind, struct fr_channel *channel)
 {
     EndObject *end = (EndObject *)fr_alloc(type, kind);
     if (!end) {
@@ -401,6 +483,7 @@ static PyObject *end_new(PyTypeObject *type, enum fr_free_kind kind, struct chan
         return NULL;
     }
     end->channel = channel;
+    atomic_init(&end->sent, false);
     if (PyType_IS_GC(type) && !PyObject_GC_IsTracked((PyObject *)end)) {
         PyObject_GC_Track(end);
     }
@@ -410,11 +493,10 @@ static PyObject *end_new(PyTypeObject *type, enum fr_free_kind kind, struct chan
 PyObject *fr_oneshot_channel(PyObject *module, PyObject *Py_UNUSED(ignored))
 {
     struct fr_module *mod = PyModule_GetState(module);
-    struct channel *channel = calloc(1, sizeof *channel);
+    struct fr_channel *channel = channel_new();
     if (!channel) {
         return PyErr_NoMemory();
     }
-    atomic_init(&channel->refs, 2);
     PyObject *sender = end_new(mod->oneshot_sender_type, FR_FREE_ONESHOT, channel);
     PyObject *receiver = end_new(mod->oneshot_receiver_type, FR_FREE_RECV, channel);
     PyObject *pair = sender && receiver ? PyTuple_New(2) : NULL;

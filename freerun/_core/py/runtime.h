@@ -41,7 +41,7 @@ struct fr_free_list {
     uint32_t count;
 };
 
-enum { FR_FREE_MAX = 512, FR_FREE_TASKS_MAX = 1024, FR_SITE_CACHE = 16 };
+enum { FR_FREE_MAX = 512, FR_FREE_TASKS_MAX = 8192, FR_SITE_CACHE = 16 };
 
 struct fr_site_cache {
     uintptr_t code;
@@ -57,7 +57,7 @@ struct fr_worker {
     /* Owner only. */
     _Alignas(64) struct fr_runtime *rt;
     uint32_t index;
-    uint32_t tick;
+    uint32_t until_turn, until_inject; /* polls till the driver, and the injector, are due by count */
     uint32_t lifo_polls;
     bool lifo_enabled;
     bool searching;
@@ -71,6 +71,8 @@ struct fr_worker {
     uint64_t next_id, last_id;
     struct fr_task *free_tasks;
     uint32_t free_task_count;
+    uint32_t free_channel_count;
+    struct fr_channel *free_channels; /* oneshot.c */
     struct fr_free_list free[FR_FREE_KINDS];
     PyObject *stop_iteration; /* reused to return values from leaves; see fr_leaf_return() */
     bool returned;            /* it holds a value still; see fr_leaf_forget() */
@@ -207,6 +209,9 @@ void *fr_next_queued(struct fr_worker *worker);
 
 /* If the watch asked for it since `*seen`: frees what other threads have dropped of ours. Attached; runs destructors. */
 void fr_drain(struct fr_runtime *rt, uint32_t *seen);
+
+/* ---- oneshot.c ---- */
+void fr_oneshot_free_channels(struct fr_worker *worker);
 
 /* ---- watch.c ---- */
 /* Every thread that sleeps in the engine wakes, frees what is queued for it, and sleeps on. */

@@ -494,11 +494,13 @@ static void joiner_remove_locked(struct fr_task *task, struct fr_node *node)
 /* [T3]. The name is taken out under the lock: a dump may be reading it (fr_task_describe()). */
 static void drop_outputs(struct fr_task *task)
 {
-    fr_mutex_lock(&task->lock);
-    PyObject *name = task->name;
-    task->name = NULL;
-    fr_mutex_unlock(&task->lock);
-    Py_XDECREF(name);
+    if (task->name) { /* nobody else writes it */
+        fr_mutex_lock(&task->lock);
+        PyObject *name = task->name;
+        task->name = NULL;
+        fr_mutex_unlock(&task->lock);
+        Py_DECREF(name);
+    }
     Py_CLEAR(task->result);
 }
 
@@ -514,12 +516,13 @@ static void wake_joiners(struct fr_task *task)
         while (n < BATCH && (node = task->joiners)) {
             joiner_remove_locked(task, node);
             struct fr_waiter *waiter = FR_CONTAINER_OF(node, struct fr_waiter, node);
-            waiter->linked = false;
             if (waiter->event) {
-                fr_event_set(waiter->event);
+                fr_event_set(waiter->event); /* under the lock: see fr_task_unlink() */
             } else {
                 batch[n++] = waiter->task;
             }
+            /* release, and last: its owner may see this without the lock and free the waiter; see fr_task_unlink() */
+            atomic_store_explicit(&waiter->linked, false, memory_order_release);
         }
         fr_mutex_unlock(&task->lock);
         for (int i = 0; i < n; i++) {
@@ -828,7 +831,7 @@ static bool link_waiter(struct fr_task *task, struct fr_waiter *waiter)
     bool pending = fr_state_set_join_waker(&task->state);
     if (pending) {
         joiner_push_locked(task, &waiter->node);
-        waiter->linked = true;
+        atomic_store_explicit(&waiter->linked, true, memory_order_relaxed); /* under the lock */
     }
     fr_mutex_unlock(&task->lock);
     return pending;
@@ -838,10 +841,10 @@ static bool link_waiter(struct fr_task *task, struct fr_waiter *waiter)
 static bool unlink_waiter(struct fr_task *task, struct fr_waiter *waiter)
 {
     fr_mutex_lock(&task->lock);
-    bool linked = waiter->linked;
+    bool linked = atomic_load_explicit(&waiter->linked, memory_order_relaxed); /* here and below: under the lock */
     if (linked) {
         joiner_remove_locked(task, &waiter->node);
-        waiter->linked = false;
+        atomic_store_explicit(&waiter->linked, false, memory_order_relaxed);
     }
     fr_mutex_unlock(&task->lock);
     return linked;
@@ -855,6 +858,11 @@ bool fr_task_link_event(struct fr_task *task, struct fr_waiter *waiter, struct f
 
 void fr_task_unlink(struct fr_task *task, struct fr_waiter *waiter)
 {
+    /* acquire: false means that nobody reads the waiter any more; pairs with wake_joiners() [W1]. Not so for an event,
+     * which may be in the middle of being set: taking the lock waits for that. */
+    if (waiter->task && !atomic_load_explicit(&waiter->linked, memory_order_acquire)) {
+        return;
+    }
     if (unlink_waiter(task, waiter) && waiter->task) {
         fr_task_unref(waiter->task);
     }
@@ -964,7 +972,7 @@ static void handle_dealloc(PyObject *self)
     struct fr_task *task = ((HandleObject *)self)->task;
     PyObject_GC_UnTrack(self);
     FR_TRASHCAN_BEGIN(self, handle_dealloc)
-    if (task && fr_state_drop_join_interest(&task->state)) { /* [T3] */
+    if (task && (fr_state_load(&task->state) & FR_COMPLETE || fr_state_drop_join_interest(&task->state))) { /* [T3] */
         if (report_wanted(task, fr_state_load(&task->state)) && task->result) {
             report_unhandled(fr_module_of_type(Py_TYPE(self)), task);
         }

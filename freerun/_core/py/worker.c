@@ -19,6 +19,23 @@
 
 enum { MAX_LIFO_POLLS = 3, PULL_MAX = FR_QUEUE_CAP / 2, GLOBAL_INTERVAL_DEFAULT = 61 };
 
+/* A counter for metrics: the owner is its one writer, so it needs no read-modify-write. */
+static void count(_Atomic uint64_t *counter, uint64_t more)
+{
+    /* relaxed, both: read for people */
+    atomic_store_explicit(counter, atomic_load_explicit(counter, memory_order_relaxed) + more, memory_order_relaxed);
+}
+
+/* True every `interval` calls. Counting down costs less than a division, and this is asked for every task. */
+static bool is_due(uint32_t *left, uint32_t interval)
+{
+    if (--*left) {
+        return false;
+    }
+    *left = interval;
+    return true;
+}
+
 /* ---- queues ---- */
 
 static void *lifo_swap(struct fr_worker *worker, void *task)
@@ -56,8 +73,7 @@ static void push_local(struct fr_worker *worker, void *task)
         if (err < 0) {
             inject(rt, task);
         }
-        /* relaxed: a counter for metrics */
-        atomic_fetch_add_explicit(&worker->overflows, 1, memory_order_relaxed);
+        count(&worker->overflows, 1);
     }
 }
 
@@ -168,7 +184,7 @@ static void *pull_injector(struct fr_worker *worker)
 void *fr_next_queued(struct fr_worker *worker)
 {
     void *task = NULL;
-    if (worker->tick % worker->rt->global_interval == 0) {
+    if (is_due(&worker->until_inject, worker->rt->global_interval)) {
         task = fr_inject_pop(&worker->rt->inject);
     }
     if (!task) {
@@ -210,8 +226,7 @@ static void *steal(struct fr_worker *worker)
     if (!worker->searching && !(worker->searching = fr_idle_to_searching(&rt->idle))) {
         return NULL;
     }
-    /* relaxed, here and below: counters for metrics */
-    atomic_fetch_add_explicit(&worker->steal_tries, 1, memory_order_relaxed);
+    count(&worker->steal_tries, 1);
     uint32_t start = next_random(worker) % rt->nworkers;
     for (uint32_t i = 0; i < rt->nworkers; i++) {
         struct fr_worker *victim = &rt->workers[(start + i) % rt->nworkers];
@@ -221,7 +236,7 @@ static void *steal(struct fr_worker *worker)
         void *task = NULL;
         uint32_t n = fr_queue_steal_into(&victim->queue, &worker->queue, &task);
         if (n || (task = steal_lifo(victim))) {
-            atomic_fetch_add_explicit(&worker->steals, n ? n : 1, memory_order_relaxed);
+            count(&worker->steals, n ? n : 1);
             return task;
         }
     }
@@ -260,7 +275,7 @@ static int turn(struct fr_worker *worker, int64_t timeout_ns)
     worker->in_driver = true;
     int woken = fr_driver_turn(&worker->rt->driver, timeout_ns);
     worker->in_driver = false;
-    atomic_fetch_add_explicit(&worker->turns, 1, memory_order_relaxed); /* a counter for metrics */
+    count(&worker->turns, 1);
     return woken;
 }
 
@@ -363,11 +378,11 @@ static bool poll_one(struct fr_worker *worker, struct fr_task *task)
 }
 
 /* Runs a task, then what it put into the LIFO slot, within one budget and at most MAX_LIFO_POLLS times. */
-static bool run_task(struct fr_worker *worker, struct fr_task *task)
+static bool run_task(struct fr_worker *worker, struct fr_task *task, uint64_t now)
 {
     leave_search(worker);
     fr_thread.budget = FR_BUDGET;
-    fr_thread.turn_ends = fr_clock_ticks() + worker->ticks_per_ms;
+    fr_thread.turn_ends = now + worker->ticks_per_ms;
     for (worker->lifo_polls = 0;;) {
         if (!poll_one(worker, task)) {
             return false;
@@ -380,7 +395,7 @@ static bool run_task(struct fr_worker *worker, struct fr_task *task)
             push_and_notify(worker, task, 2);
             break;
         }
-        atomic_fetch_add_explicit(&worker->lifo_hits, 1, memory_order_relaxed); /* a counter for metrics */
+        count(&worker->lifo_hits, 1);
         if (++worker->lifo_polls >= MAX_LIFO_POLLS) {
             worker->lifo_enabled = false;
         }
@@ -484,7 +499,7 @@ static int park(struct fr_worker *worker, struct fr_event *until)
     if ((last || rt->solo) && work_anywhere(rt)) {
         fr_notify(rt); /* may well choose us */
     }
-    atomic_fetch_add_explicit(&worker->parks, 1, memory_order_relaxed); /* a counter for metrics */
+    count(&worker->parks, 1);
     int result = 0;
     for (;;) {
         int woken = 0;
@@ -537,9 +552,10 @@ int fr_worker_run(struct fr_worker *worker, struct fr_event *until)
     }
     calibrate(worker);
     while (!is_set(until)) {
-        worker->tick++;
-        if (worker->tick % rt->event_interval == 0 || (int64_t)(fr_clock_ticks() - worker->turn_at_ticks) >= 0) {
+        uint64_t now = fr_clock_ticks();
+        if (is_due(&worker->until_turn, rt->event_interval) || (int64_t)(now - worker->turn_at_ticks) >= 0) {
             look_at_driver(worker);
+            now = fr_clock_ticks();
             if (stopped(rt)) {
                 break;
             }
@@ -549,7 +565,7 @@ int fr_worker_run(struct fr_worker *worker, struct fr_event *until)
             task = steal(worker);
         }
         if (task) {
-            if (!run_task(worker, task)) {
+            if (!run_task(worker, task, now)) {
                 return fr_forked(rt) ? raise_forked() : 0;
             }
         } else if (!jump_clock(worker)) {
@@ -580,6 +596,8 @@ int fr_worker_init(struct fr_worker *worker, struct fr_runtime *rt, uint32_t ind
     worker->rt = rt;
     worker->index = index;
     worker->lifo_enabled = rt->lifo_slot;
+    worker->until_turn = rt->event_interval;
+    worker->until_inject = rt->global_interval;
     worker->ticks_per_ms = 1000000; /* 1 GHz, till calibrate() knows better: too often is harmless */
     worker->rng = rt->seed + (index + 1) * UINT64_C(0x9E3779B97F4A7C15);
     worker->rng |= worker->rng == 0;
@@ -615,6 +633,7 @@ void fr_worker_clear(struct fr_worker *worker)
         worker->free_tasks = task->next;
         free(task);
     }
+    fr_oneshot_free_channels(worker);
     Py_CLEAR(worker->stop_iteration);
 }
 

@@ -232,6 +232,10 @@ static inline void fr_ref_inc(fr_state *s)
 /* True: it was the last, the caller frees the task. */
 static inline bool fr_ref_dec(fr_state *s)
 {
+    /* The only one left: nobody can make another out of none. acquire pairs with fr_ref_dec() of the others. */
+    if (fr_state_refs(atomic_load_explicit(s, memory_order_acquire)) == 1) {
+        return true;
+    }
     /* acq_rel: everybody's use of the task comes before the free; pairs with fr_ref_dec() of the others. */
     uint64_t prev = atomic_fetch_sub_explicit(s, FR_REF_ONE, memory_order_acq_rel);
     assert(fr_state_refs(prev) > 0);
