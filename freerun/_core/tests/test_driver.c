@@ -273,6 +273,51 @@ static void test_io_outlives_driver(void)
     close(fds[1]);
 }
 
+/* The driver goes while somebody waits: who waits is woken, nothing begins any more, and the descriptor can still be
+ * closed, or taken back. */
+static void test_orphans(void)
+{
+    struct fr_driver driver;
+    struct fr_io *io[3];
+    struct fr_waiter waiter[3][2];
+    woken count[3][2] = {{0}};
+    int fds[3][2];
+    start(&driver);
+    for (int i = 0; i < 3; i++) {
+        make_pair(fds[i]);
+        CHECK_EQ(fr_io_open(&driver, fds[i][0], &io[i]), 0);
+        for (int dir = 0; dir < 2; dir++) {
+            fr_io_clear_all(io[i], fr_io_ready(io[i]), dir);
+            waiter[i][dir] = (struct fr_waiter){.task = &count[i][dir]};
+            CHECK(fr_io_wait(io[i], dir, &waiter[i][dir]));
+        }
+    }
+    CHECK(fr_io_unwait(io[0], FR_DIR_READ, &waiter[0][FR_DIR_READ]));
+    CHECK_EQ(fr_io_begin(io[1], FR_IO_CLAIM_READ), 0); /* a system call in progress while the driver goes */
+    stop(&driver);
+    for (int i = 0; i < 3; i++) {
+        for (int dir = 0; dir < 2; dir++) {
+            CHECK_EQ(count[i][dir], !(i == 0 && dir == FR_DIR_READ));
+            CHECK(!waiter[i][dir].linked);
+            CHECK(!fr_io_wait(io[i], dir, &waiter[i][dir]));
+        }
+        CHECK_EQ(fr_io_begin(io[i], 0), -ESHUTDOWN);
+    }
+    fr_io_close(io[0]);
+    CHECK(fcntl(fds[0][0], F_GETFD) < 0);
+    fr_io_close(io[1]);
+    CHECK(fcntl(fds[1][0], F_GETFD) >= 0); /* still in use [D4] */
+    fr_io_end(io[1], FR_IO_CLAIM_READ);
+    CHECK(fcntl(fds[1][0], F_GETFD) < 0);
+    CHECK_EQ(fr_io_detach(io[2]), fds[2][0]);
+    CHECK_EQ(fr_io_begin(io[2], 0), -EBADF);
+    for (int i = 0; i < 3; i++) {
+        fr_io_release(io[i]); /* the last one frees the slab: the leak checker tells */
+        close(fds[i][1]);
+    }
+    close(fds[2][0]);
+}
+
 /* One thread drives; one writes single bytes; one reads them by syscall-first, wait-on-EAGAIN: none is lost. */
 struct reader {
     struct fr_io *io;
@@ -368,6 +413,7 @@ int main(int argc, char **argv)
     test_clear_loses_to_an_edge();
     test_close_and_claims();
     test_io_outlives_driver();
+    test_orphans();
     test_timer_stress(&env);
     test_no_edge_is_lost(&env);
     return check_end();
