@@ -76,6 +76,39 @@ async def test_a_task_that_only_yields_starves_nobody() -> None:
         await spinner
 
 
+@only(Flavor(0), Flavor(1))
+def test_what_comes_from_outside_waits_its_turn_and_no_longer(rt: freerun.Runtime) -> None:
+    """A worker that always has something of its own to do, each time for more than a millisecond."""
+    ran: list[int] = []
+    injected = threading.Event()
+    polls_since = 0
+
+    async def hog() -> None:
+        nonlocal polls_since
+        while len(ran) < 50:
+            time.sleep(0.0015)
+            polls_since += injected.is_set()
+            await freerun.yield_now()
+
+    async def quick(i: int) -> None:
+        ran.append(i)
+
+    def inject() -> None:
+        for i in range(50):
+            rt.spawn(quick, i)
+        injected.set()
+
+    async def main() -> None:
+        hogs = [freerun.spawn(hog) for _ in range(4)]
+        await freerun.spawn_blocking(inject)
+        for each in hogs:
+            await each
+
+    rt.block_on(main)
+    assert sorted(ran) == list(range(50))
+    assert polls_since < 100, "61 polls for each of them, were the injector looked at by count alone"
+
+
 async def ready_joins() -> None:
     task = freerun.spawn(freerun.lowlevel.checkpoint)
     await task

@@ -153,32 +153,52 @@ void fr_driver_wake_task(void *rt, void *arg)
     fr_task_unref(task);
 }
 
+/* A fair share of the injector, at most `most`, out of it into `batch`; how many. */
+static uint32_t take_injected(struct fr_worker *worker, void **batch, uint32_t most)
+{
+    struct fr_runtime *rt = worker->rt;
+    uint64_t share = fr_inject_len(&rt->inject) / rt->nworkers + 1;
+    uint32_t want = share > PULL_MAX ? PULL_MAX : (uint32_t)share;
+    return fr_inject_pop_batch(&rt->inject, batch, want < most ? want : most);
+}
+
+static void push_batch(struct fr_worker *worker, void **batch, uint32_t n)
+{
+    if (worker->rt->solo) {
+        for (uint32_t i = 0; i < n; i++) {
+            push_local(worker, batch[i]);
+        }
+    } else if (n) {
+        fr_queue_push_batch_owner(&worker->queue, batch, n);
+        fr_notify(worker->rt); /* between the injector and the ring nobody could see them: idle.h [I5] */
+    }
+}
+
 /* A fair share of the injector, into the local queue; returns the first of them. */
 static void *pull_injector(struct fr_worker *worker)
 {
-    struct fr_runtime *rt = worker->rt;
-    if (fr_inject_is_empty(&rt->inject)) {
+    void *batch[PULL_MAX];
+    if (fr_inject_is_empty(&worker->rt->inject)) {
         return NULL;
     }
-    void *batch[PULL_MAX];
-    uint64_t share = fr_inject_len(&rt->inject) / rt->nworkers + 1;
-    uint32_t space = fr_queue_space_owner(&worker->queue) + 1;
-    uint32_t want = share > PULL_MAX ? PULL_MAX : (uint32_t)share;
-    uint32_t n = fr_inject_pop_batch(&rt->inject, batch, want < space ? want : space);
+    uint32_t n = take_injected(worker, batch, fr_queue_space_owner(&worker->queue) + 1);
     if (n == 0) {
         return NULL;
     }
-    if (rt->solo) {
-        for (uint32_t i = 1; i < n; i++) {
-            push_local(worker, batch[i]);
-        }
-    } else {
-        fr_queue_push_batch_owner(&worker->queue, batch + 1, n - 1);
-        if (n > 1) {
-            fr_notify(rt); /* between the injector and the ring nobody could see them: idle.h [I5] */
-        }
-    }
+    push_batch(worker, batch + 1, n - 1);
     return batch[0];
+}
+
+/* Behind what is queued here already, so that they wait no longer than if they had come here at once. Without this, a
+ * worker that always has something of its own would take one in global_queue_interval polls; and what the driver thread
+ * wakes while every worker is in a long poll comes this way. */
+static void adopt_injected(struct fr_worker *worker)
+{
+    void *batch[PULL_MAX];
+    uint32_t space = fr_queue_space_owner(&worker->queue);
+    if (space && !fr_inject_is_empty(&worker->rt->inject)) {
+        push_batch(worker, batch, take_injected(worker, batch, space));
+    }
 }
 
 void *fr_next_queued(struct fr_worker *worker)
@@ -301,6 +321,7 @@ static void look_at_driver(struct fr_worker *worker)
     } else {
         reclaim_driver(worker);
     }
+    adopt_injected(worker);
     calibrate(worker);
     if (woken > 1 && !worker->rt->solo) {
         fr_notify(worker->rt);
