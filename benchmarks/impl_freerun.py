@@ -1,7 +1,7 @@
 """The workloads on freerun.
 
-Variants: `freerun` (the work-stealing pool with `--workers` threads) and `freerun_ct` (the
-current-thread flavour). contextvars are always on.
+Variants: `freerun` (the work-stealing pool with `--workers` threads), `freerun_ct` (the
+current-thread flavour) and `freerun_io_uring` (the pool on that driver). contextvars are always on.
 """
 
 from __future__ import annotations
@@ -32,7 +32,8 @@ def runtime(variant: str, workers: int) -> Iterator[Run]:
     if variant == "freerun_ct":
         builder = freerun.Builder.new_current_thread()
     else:
-        builder = freerun.Builder().worker_threads(workers)
+        driver = "io_uring" if variant == "freerun_io_uring" else "epoll"
+        builder = freerun.Builder().worker_threads(workers).driver(driver)
     with builder.build() as running:
         yield running.block_on
 

@@ -253,6 +253,7 @@ class Contestant:
 CONTESTANTS = [
     Contestant("freerun", "impl_freerun", "freerun", many_threads=True),
     Contestant("freerun_ct", "impl_freerun", "freerun"),
+    Contestant("freerun_io_uring", "impl_freerun", "freerun", many_threads=True, judged=False),
     Contestant("asyncio", "impl_asyncio", "asyncio", echo=("protocol", "streams", "sock")),
     Contestant("asyncio_eager", "impl_asyncio", "asyncio", judged=False, echo=()),
     Contestant("uvloop", "impl_asyncio", "uvloop", echo=("protocol", "streams")),

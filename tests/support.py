@@ -34,23 +34,29 @@ class Flavor:
     """One way to run tasks."""
 
     workers: int  # 0: current-thread
+    driver: str = "epoll"
 
     @property
     def current_thread(self) -> bool:
         return self.workers == 0
 
     def builder(self) -> freerun.Builder:
-        if self.current_thread:
-            return freerun.Builder.new_current_thread()
-        return freerun.Builder.new_multi_thread().worker_threads(self.workers)
+        builder = freerun.Builder.new_current_thread() if self.current_thread else freerun.Builder.new_multi_thread()
+        if self.workers:
+            builder = builder.worker_threads(self.workers)
+        return builder.driver(self.driver)
 
     def __str__(self) -> str:
-        return "current_thread" if self.current_thread else f"multi_thread_{self.workers}"
+        name = "current_thread" if self.current_thread else f"multi_thread_{self.workers}"
+        return name if self.driver == "epoll" else f"{name}_{self.driver}"
 
 
 CURRENT = Flavor(0)
 MULTI = [Flavor(1), Flavor(2), Flavor(4)]
 FLAVORS = [CURRENT, *MULTI]
+DRIVERS = freerun.build_info().drivers
+FLAVORS_AND_DRIVERS = [Flavor(each.workers, driver) for driver in DRIVERS for each in FLAVORS]
+"""For what waits for sockets or the clock. A kernel that refuses io_uring leaves epoll, which `build_info()` says."""
 
 
 def only(*flavors: Flavor) -> pytest.MarkDecorator:

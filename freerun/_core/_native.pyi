@@ -68,6 +68,7 @@ class Core:
         lifo_slot: bool,
         io: bool,
         time: bool,
+        io_uring: bool,
         start_paused: bool,
         rng_seed: int | None,
         slow_poll_warning: float,  # seconds; 0: never
@@ -144,6 +145,7 @@ def current_task() -> TaskRef: ...  # RuntimeError outside a task
 def current_waker() -> Waker: ...
 def park() -> Awaitable[None]: ...  # one suspension; ends at the next wake-up of the task, whoever caused it
 def consume_budget() -> Awaitable[None]: ...
+def io_uring_errno() -> int: ...
 def after_fork_in_child() -> None: ...  # os.register_at_fork
 
 class IoSource:

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 from freerun._version import __version__
 
+from . import drivers
 from .cpus import default_worker_threads
 
 __all__ = ["BuildInfo", "build_info"]
@@ -77,14 +78,19 @@ def build_info() -> BuildInfo:
         python=sys.version.split()[0],
         free_threaded=free_threaded,
         gil_enabled=gil_enabled,
-        drivers=("epoll",),
-        driver="epoll",
-        driver_why='this version has no io_uring yet; Builder.driver("io_uring") gets epoll, too',
+        drivers=drivers.available(),
+        driver=drivers.AUTO,
+        driver_why=_driver_why(),
         workers="threads",
         workers_why=_workers_why(free_threaded, gil_enabled),
         worker_threads=threads,
         worker_threads_why=threads_why,
     )
+
+
+def _driver_why() -> str:
+    why = drivers.refusal()
+    return f"{drivers.AUTO_WHY}; no io_uring: {why}" if why else drivers.AUTO_WHY
 
 
 def _workers_why(free_threaded: bool, gil_enabled: bool) -> str:

@@ -156,7 +156,8 @@ class Builder:
     def driver(self, name: str) -> Self:
         """Choose how the system is asked for I/O: `"auto"` (default), `"epoll"` or `"io_uring"`.
 
-        What the system refuses, or this version lacks, falls back to epoll; `freerun.build_info()` says why.
+        Where the system refuses io_uring, epoll is used, with a warning; `freerun.build_info()` says why, and
+        `metrics().driver` what a runtime has. `"auto"` is what measured best: see `build_info().driver_why`.
         Tokio: `Builder::enable_io_uring`.
         """
         self._config.driver = one_of(name, "driver", ("auto", "epoll", "io_uring"))

@@ -10,7 +10,7 @@ from typing import Any
 
 from freerun._core._native import Core
 
-from . import atexit, signals, slow_poll
+from . import atexit, drivers, signals, slow_poll
 from .asyncgens import AsyncGenerators
 from .config import Config
 from .cpus import default_worker_threads
@@ -53,6 +53,7 @@ class Engine:
             lifo_slot=config.lifo_slot,
             io=config.io,
             time=config.time,
+            io_uring=drivers.wants_io_uring(config.driver),
             start_paused=config.start_paused,
             rng_seed=config.rng_seed,
             slow_poll_warning=config.slow_poll_warning,

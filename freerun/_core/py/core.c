@@ -500,7 +500,7 @@ static PyObject *core_interrupt(PyObject *self, PyObject *Py_UNUSED(ignored))
 /* ---- construction ---- */
 
 struct config {
-    int current_thread, lifo_slot, io, time, start_paused;
+    int current_thread, lifo_slot, io, time, io_uring, start_paused;
     unsigned int workers, max_blocking, event_interval, global_interval;
     Py_ssize_t stack_size;
     double keep_alive, slow_poll;
@@ -520,6 +520,7 @@ static int parse_config(PyObject *args, PyObject *kwargs, struct config *c)
                             "lifo_slot",
                             "io",
                             "time",
+                            "io_uring",
                             "start_paused",
                             "rng_seed",
                             "slow_poll_warning",
@@ -537,12 +538,12 @@ static int parse_config(PyObject *args, PyObject *kwargs, struct config *c)
                             "on_task_terminate",
                             NULL};
     struct fr_hooks *h = &c->hooks;
-    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "$pIIdnIIppppOdOOOOOOOOOOOO:Core", names, &c->current_thread,
-                                     &c->workers, &c->max_blocking, &c->keep_alive, &c->stack_size, &c->event_interval,
-                                     &c->global_interval, &c->lifo_slot, &c->io, &c->time, &c->start_paused, &c->seed,
-                                     &c->slow_poll, &h->thread_name, &h->unhandled, &h->slow_poll, &h->agen_first,
-                                     &h->agen_final, &h->drained, &h->thread_start, &h->thread_stop, &h->thread_park,
-                                     &h->thread_unpark, &h->task_spawn, &h->task_terminate)) {
+    if (!PyArg_ParseTupleAndKeywords(
+            args, kwargs, "$pIIdnIIpppppOdOOOOOOOOOOOO:Core", names, &c->current_thread, &c->workers, &c->max_blocking,
+            &c->keep_alive, &c->stack_size, &c->event_interval, &c->global_interval, &c->lifo_slot, &c->io, &c->time,
+            &c->io_uring, &c->start_paused, &c->seed, &c->slow_poll, &h->thread_name, &h->unhandled, &h->slow_poll,
+            &h->agen_first, &h->agen_final, &h->drained, &h->thread_start, &h->thread_stop, &h->thread_park,
+            &h->thread_unpark, &h->task_spawn, &h->task_terminate)) {
         return -1;
     }
     if (c->workers < 1 || c->workers > FR_MAX_WORKERS || c->event_interval < 1 || c->max_blocking < 1) {
@@ -613,7 +614,8 @@ static void set_fields(struct fr_runtime *rt, CoreObject *core, const struct con
     /* What fr_teardown() frees must be empty until build() has made it. */
     rt->workers = NULL;
     rt->shards = NULL;
-    rt->driver.epfd = rt->driver.evfd = -1;
+    rt->driver.poller = (struct fr_poller){.epfd = -1};
+    rt->driver.evfd = -1;
     rt->driver.slab = NULL;
     rt->idle.sleepers = NULL;
     memset(&rt->inject, 0, sizeof rt->inject);
@@ -650,6 +652,16 @@ static void *zeroed(size_t count, size_t size)
     return memory;
 }
 
+/* io_uring if that was asked for and the kernel allows it; metrics() tell what it came to. */
+static int init_driver(struct fr_runtime *rt, bool io_uring)
+{
+    int err = -ENOSYS;
+    if (io_uring) {
+        err = fr_driver_init(&rt->driver, FR_POLLER_IO_URING, fr_driver_wake_task, driver_now, rt);
+    }
+    return err ? fr_driver_init(&rt->driver, FR_POLLER_EPOLL, fr_driver_wake_task, driver_now, rt) : 0;
+}
+
 /* 0 or -1 with an exception; fr_teardown() undoes a half-made one. */
 static int build(struct fr_runtime *rt, const struct config *c)
 {
@@ -664,7 +676,7 @@ static int build(struct fr_runtime *rt, const struct config *c)
     }
     int err = fr_inject_init(&rt->inject);
     err = err ? err : fr_idle_init(&rt->idle, rt->nworkers);
-    err = err ? err : fr_driver_init(&rt->driver, fr_driver_wake_task, driver_now, rt);
+    err = err ? err : init_driver(rt, c->io_uring);
     if (err) {
         errno = -err;
         PyErr_SetFromErrno(PyExc_OSError);
@@ -956,13 +968,14 @@ static PyObject *build_metrics(struct fr_runtime *rt)
     uint32_t threads = pool->threads, idle = pool->idle, queued = pool->queued;
     fr_mutex_unlock(&pool->lock);
     PyObject *workers = all_worker_metrics(rt);
-    return workers
-               ? Py_BuildValue("{s:I,s:K,s:K,s:K,s:I,s:I,s:I,s:K,s:N}", "num_workers", rt->nworkers, "alive_tasks",
-                               (unsigned long long)fr_owned_count(rt), "spawned_tasks", spawned, "global_queue_depth",
-                               (unsigned long long)fr_inject_len(&rt->inject), "num_blocking_threads", threads,
-                               "num_idle_blocking_threads", idle, "blocking_queue_depth", queued, "io_registered",
-                               (unsigned long long)rt->driver.slab->registered, "workers", workers)
-               : NULL;
+    return workers ? Py_BuildValue("{s:s,s:I,s:K,s:K,s:K,s:I,s:I,s:I,s:K,s:N}", "driver",
+                                   rt->driver.poller.ring ? "io_uring" : "epoll", "num_workers", rt->nworkers,
+                                   "alive_tasks", (unsigned long long)fr_owned_count(rt), "spawned_tasks", spawned,
+                                   "global_queue_depth", (unsigned long long)fr_inject_len(&rt->inject),
+                                   "num_blocking_threads", threads, "num_idle_blocking_threads", idle,
+                                   "blocking_queue_depth", queued, "io_registered",
+                                   (unsigned long long)rt->driver.slab->registered, "workers", workers)
+                   : NULL;
 }
 
 static PyObject *core_metrics(PyObject *self, PyObject *Py_UNUSED(ignored))
@@ -1247,6 +1260,16 @@ PyObject *fr_core_after_fork(PyObject *module, PyObject *Py_UNUSED(ignored))
         fr_thread.worker = NULL;
     }
     Py_RETURN_NONE;
+}
+
+PyObject *fr_core_io_uring_errno(PyObject *Py_UNUSED(module), PyObject *Py_UNUSED(ignored))
+{
+    struct fr_poller poller;
+    int err = fr_poller_init(&poller, FR_POLLER_IO_URING);
+    if (!err) {
+        fr_poller_destroy(&poller);
+    }
+    return PyLong_FromLong(-err);
 }
 
 int fr_core_add_types(struct fr_module *mod)

@@ -100,6 +100,7 @@ PyObject *fr_timer_sleep_until(PyObject *module, PyObject *deadline);
 PyObject *fr_oneshot_channel(PyObject *module, PyObject *ignored);
 PyObject *fr_core_current(PyObject *module, PyObject *ignored);
 PyObject *fr_core_try_current(PyObject *module, PyObject *ignored);
+PyObject *fr_core_io_uring_errno(PyObject *module, PyObject *ignored);
 PyObject *fr_core_after_fork(PyObject *module, PyObject *ignored);
 
 /* Creates a heap type from `spec`; `name` NULL: not exported. */

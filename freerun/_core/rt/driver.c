@@ -1,7 +1,6 @@
 #include "driver.h"
 
 #include <errno.h>
-#include <limits.h>
 #include <stdlib.h>
 #include <sys/epoll.h>
 #include <sys/eventfd.h>
@@ -20,16 +19,10 @@ struct fr_io_block {
     struct fr_io items[IO_BLOCK];
 };
 
-static int add_level(int epfd, int fd, uint64_t token)
-{
-    struct epoll_event event = {.events = EPOLLIN, .data.u64 = token};
-    return epoll_ctl(epfd, EPOLL_CTL_ADD, fd, &event) ? -errno : 0;
-}
-
 static void slab_put(struct fr_io_slab *slab)
 {
     fr_mutex_lock(&slab->lock);
-    bool last = --slab->outstanding == 0 && slab->epfd < 0;
+    bool last = --slab->outstanding == 0 && !slab->poller;
     fr_mutex_unlock(&slab->lock);
     if (!last) {
         return;
@@ -42,25 +35,31 @@ static void slab_put(struct fr_io_slab *slab)
     free(slab);
 }
 
-int fr_driver_init(struct fr_driver *driver, void (*wake)(void *, void *), uint64_t (*now)(void *), void *ctx)
+static int make(struct fr_driver *driver, enum fr_poller_kind kind)
 {
-    *driver = (struct fr_driver){.epfd = -1, .evfd = -1, .interrupt_fd = -1, .wake = wake, .now = now, .ctx = ctx};
-    driver->epoch_ns = now(ctx);
-    fr_wheel_init(&driver->wheel, 0);
-    fr_list_init(&driver->expired);
-    driver->epfd = epoll_create1(EPOLL_CLOEXEC);
-    if (driver->epfd < 0) {
-        return -errno;
+    int err = fr_poller_init(&driver->poller, kind);
+    if (err) {
+        return err;
     }
     driver->slab = calloc(1, sizeof *driver->slab);
     if (!driver->slab) {
-        fr_driver_destroy(driver);
         return -ENOMEM;
     }
-    driver->slab->epfd = driver->epfd;
+    driver->slab->poller = &driver->poller;
     driver->slab->pid = (int)getpid();
     driver->evfd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
-    int err = driver->evfd < 0 ? -errno : add_level(driver->epfd, driver->evfd, TOKEN_EVENTFD);
+    return driver->evfd < 0 ? -errno : fr_poller_add(&driver->poller, driver->evfd, EPOLLIN, TOKEN_EVENTFD);
+}
+
+int fr_driver_init(struct fr_driver *driver, enum fr_poller_kind kind, void (*wake)(void *, void *),
+                   uint64_t (*now)(void *), void *ctx)
+{
+    *driver =
+        (struct fr_driver){.poller.epfd = -1, .evfd = -1, .interrupt_fd = -1, .wake = wake, .now = now, .ctx = ctx};
+    driver->epoch_ns = now(ctx);
+    fr_wheel_init(&driver->wheel, 0);
+    fr_list_init(&driver->expired);
+    int err = make(driver, kind);
     if (err) {
         fr_driver_destroy(driver);
     }
@@ -71,19 +70,16 @@ static void orphan_all(struct fr_io_slab *slab);
 
 void fr_driver_destroy(struct fr_driver *driver)
 {
-    if (driver->slab) { /* first: whoever closes a stream meanwhile must not use the number of a closed epoll */
+    if (driver->slab) { /* first: whoever closes a stream meanwhile must not use a poller that is gone */
         fr_mutex_lock(&driver->slab->lock);
-        driver->slab->epfd = -1;
+        driver->slab->poller = NULL;
         driver->slab->outstanding++;
         fr_mutex_unlock(&driver->slab->lock);
         orphan_all(driver->slab);
         slab_put(driver->slab);
         driver->slab = NULL;
     }
-    if (driver->epfd >= 0) {
-        close(driver->epfd);
-        driver->epfd = -1;
-    }
+    fr_poller_destroy(&driver->poller);
     if (driver->evfd >= 0) {
         close(driver->evfd);
         driver->evfd = -1;
@@ -92,7 +88,7 @@ void fr_driver_destroy(struct fr_driver *driver)
 
 int fr_driver_add_interrupt(struct fr_driver *driver, int fd)
 {
-    int err = add_level(driver->epfd, fd, TOKEN_INTERRUPT);
+    int err = fr_poller_add(&driver->poller, fd, EPOLLIN, TOKEN_INTERRUPT);
     if (!err) {
         driver->interrupt_fd = fd;
     }
@@ -219,17 +215,17 @@ int fr_driver_fire_timers(struct fr_driver *driver, uint64_t now_ns)
 
 /* ---- one turn ---- */
 
-/* Milliseconds of real time until the alarm, UINT64_MAX without one. */
-static uint64_t alarm_ms(struct fr_driver *driver)
+/* Real time until the alarm, UINT64_MAX without one. */
+static uint64_t until_alarm(struct fr_driver *driver)
 {
     uint64_t alarm = atomic_load_explicit(&driver->alarm_ns, memory_order_relaxed); /* set before the turn, or kicked */
     uint64_t now = fr_clock_ns();
-    return alarm == 0 ? UINT64_MAX : alarm <= now ? 0 : (alarm - now + TICK_NS - 1) / TICK_NS;
+    return alarm == 0 ? UINT64_MAX : alarm <= now ? 0 : alarm - now;
 }
 
 static void ring_alarm(struct fr_driver *driver)
 {
-    if (alarm_ms(driver) == 0) {
+    if (until_alarm(driver) == 0) {
         atomic_store_explicit(&driver->alarm_ns, 0, memory_order_relaxed); /* the owner of the driver only */
         driver->wake(driver->ctx, NULL);
     }
@@ -242,8 +238,8 @@ static void stop_sleeping(struct fr_driver *driver)
     fr_mutex_unlock(&driver->timer_lock);
 }
 
-/* Publishes until when we sleep [D5] and turns it into epoll's milliseconds, rounded up. */
-static int sleep_timeout(struct fr_driver *driver, int64_t timeout_ns)
+/* Publishes until when we sleep [D5]; nanoseconds, -1: for ever. */
+static int64_t sleep_timeout(struct fr_driver *driver, int64_t timeout_ns)
 {
     if (timeout_ns == 0) {
         return 0;
@@ -259,12 +255,12 @@ static int sleep_timeout(struct fr_driver *driver, int64_t timeout_ns)
     }
     driver->sleeping = limit <= now ? 0 : limit;
     fr_mutex_unlock(&driver->timer_lock);
-    uint64_t ms = limit == UINT64_MAX ? UINT64_MAX : limit <= now ? 0 : (limit - now + TICK_NS - 1) / TICK_NS;
-    uint64_t alarm = alarm_ms(driver);
-    if (alarm < ms) {
-        ms = alarm;
+    uint64_t left = limit == UINT64_MAX ? UINT64_MAX : limit <= now ? 0 : limit - now;
+    uint64_t alarm = until_alarm(driver);
+    if (alarm < left) {
+        left = alarm;
     }
-    return ms == UINT64_MAX ? -1 : ms > INT_MAX ? INT_MAX : (int)ms;
+    return left > INT64_MAX ? -1 : (int64_t)left;
 }
 
 static uint32_t ready_bits(uint32_t events)
@@ -338,23 +334,54 @@ static void drain_eventfd(struct fr_driver *driver)
     (void)ignored;
 }
 
-static int dispatch_events(struct fr_driver *driver, struct epoll_event *events, int n)
+static uint64_t token_of(const struct fr_io *io)
+{
+    return (uint64_t)(uintptr_t)io | (uint64_t)(io->gen & 0xffff) << 48;
+}
+
+enum { IO_EVENTS = EPOLLIN | EPOLLOUT | EPOLLRDHUP };
+
+/* io_uring has ended a registration that is still wanted: make it again. What became ready in between is reported. */
+static void renew(struct fr_driver *driver, uint64_t token)
+{
+    if (token == TOKEN_EVENTFD) {
+        fr_poller_add(&driver->poller, driver->evfd, EPOLLIN, token);
+    } else if (token == TOKEN_INTERRUPT) {
+        fr_poller_add(&driver->poller, driver->interrupt_fd, EPOLLIN, token);
+    } else {
+        struct fr_io *io = (struct fr_io *)(uintptr_t)(token & POINTER_MASK);
+        fr_mutex_lock(&io->lock); /* io_finish() makes the token old before it unregisters: never after it */
+        if (token_of(io) == token && io->fd >= 0) {
+            fr_poller_add(&driver->poller, io->fd, IO_EVENTS | EPOLLET, token);
+        }
+        fr_mutex_unlock(&io->lock);
+    }
+}
+
+static int dispatch_io(struct fr_driver *driver, const struct fr_poller_event *event)
+{
+    void *tasks[2];
+    struct fr_io *io = (struct fr_io *)(uintptr_t)(event->token & POINTER_MASK);
+    int n = fr_io_dispatch(io, (uint32_t)(event->token >> 48), ready_bits(event->events), tasks);
+    for (int i = 0; i < n; i++) {
+        driver->wake(driver->ctx, tasks[i]);
+    }
+    return n;
+}
+
+static int dispatch_events(struct fr_driver *driver, const struct fr_poller_event *events, int n)
 {
     int woken = 0;
     for (int i = 0; i < n; i++) {
-        uint64_t token = events[i].data.u64;
-        if (token == TOKEN_EVENTFD) {
+        if (events[i].token == TOKEN_EVENTFD) {
             drain_eventfd(driver);
-        } else if (token == TOKEN_INTERRUPT) {
+        } else if (events[i].token == TOKEN_INTERRUPT) {
             drain_interrupt(driver);
-        } else {
-            void *tasks[2];
-            struct fr_io *io = (struct fr_io *)(uintptr_t)(token & POINTER_MASK);
-            int k = fr_io_dispatch(io, (uint32_t)(token >> 48), ready_bits(events[i].events), tasks);
-            for (int j = 0; j < k; j++) {
-                driver->wake(driver->ctx, tasks[j]);
-            }
-            woken += k;
+        } else if (events[i].events) {
+            woken += dispatch_io(driver, &events[i]);
+        }
+        if (events[i].ended) {
+            renew(driver, events[i].token);
         }
     }
     return woken;
@@ -362,11 +389,10 @@ static int dispatch_events(struct fr_driver *driver, struct epoll_event *events,
 
 int fr_driver_turn(struct fr_driver *driver, int64_t timeout_ns)
 {
-    struct epoll_event events[MAX_EVENTS];
-    int n = 0, err = 0;
+    struct fr_poller_event events[MAX_EVENTS];
+    int n = 0;
     if (timeout_ns != 0 || !fr_driver_has_no_io(driver)) { /* a system call per look is dear when nobody does I/O */
-        n = epoll_wait(driver->epfd, events, MAX_EVENTS, sleep_timeout(driver, timeout_ns));
-        err = n < 0 ? -errno : 0;
+        n = fr_poller_wait(&driver->poller, events, MAX_EVENTS, sleep_timeout(driver, timeout_ns));
         if (timeout_ns != 0) {
             stop_sleeping(driver);
         }
@@ -374,9 +400,9 @@ int fr_driver_turn(struct fr_driver *driver, int64_t timeout_ns)
     ring_alarm(driver);
     /* relaxed: a heuristic for the watch */
     atomic_store_explicit(&driver->last_turn_ns, fr_clock_ns(), memory_order_relaxed);
-    int woken = dispatch_events(driver, events, n > 0 ? n : 0);
+    int woken = dispatch_events(driver, events, n);
     woken += fr_driver_fire_timers(driver, driver->now(driver->ctx));
-    return err ? err : woken;
+    return n < 0 ? n : woken;
 }
 
 /* ---- descriptors ---- */
@@ -439,13 +465,9 @@ int fr_io_open(struct fr_driver *driver, int fd, struct fr_io **out)
     /* Assumed ready: the system call comes first, epoll only after EAGAIN. Not yet shared, so relaxed does. */
     atomic_store_explicit(&io->ready, FR_READY_READ | FR_READY_WRITE, memory_order_relaxed);
     atomic_store_explicit(&io->use, 0, memory_order_relaxed);
-    struct epoll_event event = {
-        .events = EPOLLIN | EPOLLOUT | EPOLLRDHUP | EPOLLET,
-        .data.u64 = (uint64_t)(uintptr_t)io | ((uint64_t)(io->gen & 0xffff) << 48),
-    };
     atomic_fetch_add_explicit(&io->slab->registered, 1, memory_order_relaxed); /* before there can be an event */
-    if (epoll_ctl(driver->epfd, EPOLL_CTL_ADD, fd, &event)) {
-        int err = -errno;
+    int err = fr_poller_add(&driver->poller, fd, IO_EVENTS | EPOLLET, token_of(io));
+    if (err) {
         atomic_fetch_sub_explicit(&io->slab->registered, 1, memory_order_relaxed); /* a hint */
         fr_io_release(io);
         return err;
@@ -465,16 +487,17 @@ static int io_finish(struct fr_io *io, bool keep_fd)
         }
         return fd;
     }
+    fr_mutex_lock(&io->lock);
+    uint64_t token = token_of(io);
+    io->gen++; /* events of the old registration no longer match, and nobody renews it */
+    io->fd = -1;
+    fr_mutex_unlock(&io->lock);
     fr_mutex_lock(&io->slab->lock);
-    if (io->slab->epfd >= 0) {
-        epoll_ctl(io->slab->epfd, EPOLL_CTL_DEL, fd, NULL);
+    if (io->slab->poller) {
+        fr_poller_remove(io->slab->poller, fd, token);
     }
     atomic_fetch_sub_explicit(&io->slab->registered, 1, memory_order_relaxed); /* a hint */
     fr_mutex_unlock(&io->slab->lock);
-    fr_mutex_lock(&io->lock);
-    io->gen++; /* events already fetched for the old registration no longer match */
-    io->fd = -1;
-    fr_mutex_unlock(&io->lock);
     if (!keep_fd) {
         close(fd);
     }

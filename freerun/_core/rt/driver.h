@@ -1,8 +1,8 @@
-/* driver: epoll and timers of one runtime, driven by exactly one thread at a time.
+/* driver: poller and timers of one runtime, driven by exactly one thread at a time.
  *
  * THREADS    fr_driver_acquire/release: any. fr_driver_turn: the owner only. Everything else: any thread.
  * STATE      detached (no Python thread state held) for a turn that may sleep; otherwise either.
- * OWNERSHIP  an fr_io lives in type-stable memory: a stale epoll event finds a valid fr_io whose generation
+ * OWNERSHIP  an fr_io lives in type-stable memory: a stale event finds a valid fr_io whose generation
  *            differs. A waiter's task reference moves to the `wake` callback.
  * FIELDS     owner        CAS by any thread; acquire/release [D1]
  *            sleeping     under `timer_lock`: deadline (ns) until which the owner sleeps; 0: it does not sleep
@@ -20,7 +20,7 @@
  *            D4 the descriptor is closed only when CLOSED is set and no system call is in progress.
  *            D5 a timer inserted with an earlier deadline than `sleeping` kicks the eventfd, else nobody is woken.
  * LOCKS      timer_lock, io->lock and slab->lock are leaves: nothing is called while one is held but list and wheel
- *            functions and a non-blocking epoll_ctl.
+ *            functions and the poller's add and remove, whose own lock is innermost.
  * SHUTDOWN   fr_driver_destroy when no thread can take a turn any more and none of the runtime's own tasks waits; open
  *            fr_io stay valid (their slab lives on) and may still be closed. They become ORPHAN: nobody would ever wake
  *            who waits for them, so other runtimes' tasks that do are woken, and nothing begins any more.
@@ -34,6 +34,7 @@
 #include <stdint.h>
 
 #include "mutex.h"
+#include "poller.h"
 #include "waiter.h"
 #include "wheel.h"
 
@@ -70,11 +71,11 @@ struct fr_io {
 };
 
 /* Where fr_io live. It outlives the driver for as long as somebody holds an fr_io: a stream may be closed after its
- * runtime. `epfd` is -1 from then on. Fields under `lock`, if nothing else is said. */
+ * runtime. `poller` is NULL from then on. Fields under `lock`, if nothing else is said. */
 struct fr_io_slab {
     struct fr_mutex lock;
-    int pid; /* in a forked child the epoll instance is still the parent's: nothing is unregistered there */
-    int epfd;
+    int pid; /* in a forked child the poller is still the parent's: nothing is unregistered there */
+    struct fr_poller *poller;
     uint64_t outstanding;        /* fr_io that somebody holds, closed ones included */
     _Atomic uint64_t registered; /* those with a descriptor; no lock, relaxed: a hint and a metric */
     struct fr_io *free_io;
@@ -84,7 +85,7 @@ struct fr_io_slab {
 struct fr_driver {
     _Alignas(64) _Atomic uint32_t owner;
     _Atomic uint64_t last_turn_ns;
-    int epfd;
+    struct fr_poller poller;
     int evfd;
     int interrupt_fd;                    /* drained by a turn, so that it interrupts once; -1: none */
     void (*wake)(void *ctx, void *task); /* takes over the reference; never called under a lock */
@@ -111,7 +112,9 @@ struct fr_sleep {
     _Atomic bool stepping; /* the leaf's own, in what would be padding */
 };
 
-int fr_driver_init(struct fr_driver *driver, void (*wake)(void *, void *), uint64_t (*now)(void *), void *ctx);
+/* 0 or -errno; the kernel may refuse io_uring, and then only that. */
+int fr_driver_init(struct fr_driver *driver, enum fr_poller_kind kind, void (*wake)(void *, void *),
+                   uint64_t (*now)(void *), void *ctx);
 void fr_driver_destroy(struct fr_driver *driver);
 
 /* pairs with fr_driver_release() [D1] */
@@ -130,7 +133,7 @@ static inline void fr_driver_release(struct fr_driver *driver)
     atomic_store_explicit(&driver->owner, 0, memory_order_release);
 }
 
-/* One turn: timers that are due, then what epoll has. timeout_ns 0: do not sleep; < 0: until something happens.
+/* One turn: timers that are due, then what the poller has. timeout_ns 0: do not sleep; < 0: until something happens.
  * Returns how many tasks were woken, or -errno (-EINTR included). */
 int fr_driver_turn(struct fr_driver *driver, int64_t timeout_ns);
 void fr_driver_kick(struct fr_driver *driver);
@@ -142,7 +145,7 @@ bool fr_driver_sleep_arm(struct fr_driver *driver, struct fr_sleep *sleep, uint6
 /* True if it was armed: the caller then owns the task reference again. */
 bool fr_driver_sleep_disarm(struct fr_driver *driver, struct fr_sleep *sleep);
 bool fr_driver_sleep_fired(struct fr_driver *driver, struct fr_sleep *sleep);
-/* Whether no descriptor is registered: epoll then has nothing to say. A hint. */
+/* Whether no descriptor is registered: the poller then has nothing to say. A hint. */
 static inline bool fr_driver_has_no_io(struct fr_driver *driver)
 {
     return atomic_load_explicit(&driver->slab->registered, memory_order_relaxed) == 0; /* a hint */

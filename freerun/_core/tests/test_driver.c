@@ -3,6 +3,7 @@
 #include <fcntl.h>
 #include <pthread.h>
 #include <sched.h>
+#include <stdio.h>
 #include <string.h>
 #include <sys/socket.h>
 
@@ -26,9 +27,11 @@ static uint64_t now(void *ctx)
     return fr_clock_ns();
 }
 
+static enum fr_poller_kind kind;
+
 static void start(struct fr_driver *driver)
 {
-    CHECK_EQ(fr_driver_init(driver, wake, now, NULL), 0);
+    CHECK_EQ(fr_driver_init(driver, kind, wake, now, NULL), 0);
     CHECK(fr_driver_try_acquire(driver));
     CHECK(!fr_driver_try_acquire(driver));
 }
@@ -402,10 +405,8 @@ static void test_no_edge_is_lost(struct check_env *env)
     stop(&driver);
 }
 
-int main(int argc, char **argv)
+static void test_all(struct check_env *env)
 {
-    struct check_env env = check_begin(argc, argv);
-    alarm(100); /* a lost wake-up shows as a hang */
     test_timer_never_early();
     test_disarmed_timer_does_not_fire();
     test_earlier_deadline_wakes_the_sleeper();
@@ -414,7 +415,24 @@ int main(int argc, char **argv)
     test_close_and_claims();
     test_io_outlives_driver();
     test_orphans();
-    test_timer_stress(&env);
-    test_no_edge_is_lost(&env);
+    test_timer_stress(env);
+    test_no_edge_is_lost(env);
+}
+
+int main(int argc, char **argv)
+{
+    struct check_env env = check_begin(argc, argv);
+    struct fr_poller probe;
+    alarm(100); /* a lost wake-up shows as a hang */
+    kind = FR_POLLER_EPOLL;
+    test_all(&env);
+    kind = FR_POLLER_IO_URING;
+    int refused = fr_poller_init(&probe, kind);
+    if (refused) {
+        fprintf(stderr, "no io_uring here: %s\n", strerror(-refused));
+    } else {
+        fr_poller_destroy(&probe);
+        test_all(&env);
+    }
     return check_end();
 }

@@ -1,0 +1,42 @@
+/* poller: says which descriptors became ready, each edge once. Two kinds: epoll, and io_uring's multishot poll requests.
+ *
+ * THREADS    add, remove: any. wait: the owner of the driver. init, destroy: when nobody else is there.
+ * STATE      wait with a timeout sleeps: detached. The others never block for long.
+ * OWNERSHIP  registered descriptors stay the caller's. `token` is handed back with each event; 0 is not a token.
+ * INVARIANTS P1 after fr_poller_remove() the kernel holds nothing of the descriptor for us, but events of it may be on
+ *               their way still: the caller tells by the token.
+ *            P2 an event with `ended` is the registration's last one. io_uring ends one when the thread that made it
+ *               exits, or when completions overflow; the caller registers again, which reports what is ready by then.
+ * PROVED BY  tests/test_poller.c, tests/test_driver.c (both kinds)
+ */
+#ifndef FR_POLLER_H
+#define FR_POLLER_H
+
+#include <stdbool.h>
+#include <stdint.h>
+
+enum fr_poller_kind { FR_POLLER_EPOLL, FR_POLLER_IO_URING };
+
+struct fr_poller_event {
+    uint64_t token;
+    uint32_t events; /* EPOLL* */
+    bool ended;      /* [P2] */
+};
+
+struct fr_uring;
+
+struct fr_poller {
+    int epfd;              /* -1 with io_uring */
+    struct fr_uring *ring; /* NULL with epoll */
+};
+
+/* 0 or -errno: what the kernel said to this kind. */
+int fr_poller_init(struct fr_poller *poller, enum fr_poller_kind kind);
+void fr_poller_destroy(struct fr_poller *poller);
+/* `events` are EPOLL* bits; edges are reported, EPOLLET or not, except by epoll without EPOLLET, which repeats itself. */
+int fr_poller_add(struct fr_poller *poller, int fd, uint32_t events, uint64_t token);
+void fr_poller_remove(struct fr_poller *poller, int fd, uint64_t token);
+/* Up to `max` events. timeout_ns 0: does not sleep; < 0: until there is one. How many, or -errno (-EINTR included). */
+int fr_poller_wait(struct fr_poller *poller, struct fr_poller_event *out, int max, int64_t timeout_ns);
+
+#endif

@@ -1,0 +1,234 @@
+/* The poller, both kinds: what becomes ready is said, once for each edge; what was removed holds nothing; a registration
+ * outlives the thread that made it. */
+#include <errno.h>
+#include <fcntl.h>
+#include <pthread.h>
+#include <stdatomic.h>
+#include <stdio.h>
+#include <string.h>
+#include <sys/epoll.h>
+#include <sys/socket.h>
+#include <unistd.h>
+
+#include "../rt/poller.h"
+#include "check.h"
+
+enum { ALL = EPOLLIN | EPOLLOUT | EPOLLRDHUP | EPOLLET, SECOND = 1000000000 };
+
+static enum fr_poller_kind kind;
+
+static void make_pair(int fds[2])
+{
+    CHECK_EQ(socketpair(AF_UNIX, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0, fds), 0);
+}
+
+/* The bits of one registration until `wanted` are among them. Renews what io_uring has ended, as the driver does. */
+static uint32_t wait_for(struct fr_poller *poller, int fd, uint64_t token, uint32_t wanted)
+{
+    uint32_t seen = 0;
+    while ((seen & wanted) != wanted) {
+        struct fr_poller_event events[4];
+        int n = fr_poller_wait(poller, events, 4, INT64_C(20) * SECOND);
+        CHECK(n >= 0);
+        for (int i = 0; i < n; i++) {
+            CHECK_EQ(events[i].token, token);
+            seen |= events[i].events;
+            if (events[i].ended) {
+                CHECK_EQ(fr_poller_add(poller, fd, ALL, token), 0);
+            }
+        }
+    }
+    return seen;
+}
+
+static void check_silent(struct fr_poller *poller)
+{
+    struct fr_poller_event events[4];
+    int n = fr_poller_wait(poller, events, 4, SECOND / 200);
+    for (int i = 0; i < n; i++) {
+        CHECK_EQ(events[i].events, 0);
+    }
+    CHECK(n >= 0);
+}
+
+static void test_edges(void)
+{
+    struct fr_poller poller;
+    int fds[2];
+    char byte = 'x';
+    CHECK_EQ(fr_poller_init(&poller, kind), 0);
+    make_pair(fds);
+    CHECK_EQ(fr_poller_add(&poller, fds[0], ALL, 77), 0);
+    uint32_t seen = wait_for(&poller, fds[0], 77, EPOLLOUT);
+    CHECK(!(seen & EPOLLIN));
+    check_silent(&poller); /* still writable, and said already */
+    for (int i = 0; i < 5; i++) {
+        CHECK_EQ(write(fds[1], &byte, 1), 1);
+        wait_for(&poller, fds[0], 77, EPOLLIN);
+        check_silent(&poller);
+    }
+    close(fds[1]);
+    wait_for(&poller, fds[0], 77, EPOLLRDHUP);
+    fr_poller_remove(&poller, fds[0], 77);
+    close(fds[0]);
+    fr_poller_destroy(&poller);
+}
+
+/* The peer must see the end although the poller goes on. */
+static void test_removed_is_let_go(void)
+{
+    struct fr_poller poller;
+    int fds[2];
+    char byte;
+    CHECK_EQ(fr_poller_init(&poller, kind), 0);
+    for (int i = 0; i < 200; i++) {
+        make_pair(fds);
+        CHECK_EQ(fr_poller_add(&poller, fds[0], ALL, 8 + (uint64_t)i), 0);
+        if (i % 2) {
+            CHECK_EQ(write(fds[1], "x", 1), 1);
+        }
+        fr_poller_remove(&poller, fds[0], 8 + (uint64_t)i);
+        close(fds[0]);
+        struct fr_poller_event events[8];
+        fcntl(fds[1], F_SETFL, 0); /* wait for the end in read() */
+        ssize_t n = read(fds[1], &byte, 1);
+        CHECK(n == 0 || (n < 0 && errno == ECONNRESET)); /* it had bytes that nobody read */
+        close(fds[1]);
+        CHECK(fr_poller_wait(&poller, events, 8, 0) >= 0); /* what is left of it */
+    }
+    check_silent(&poller);
+    fr_poller_destroy(&poller);
+}
+
+struct registration {
+    struct fr_poller *poller;
+    int fd;
+};
+
+static void *add_and_exit(void *arg)
+{
+    struct registration *r = arg;
+    CHECK_EQ(fr_poller_add(r->poller, r->fd, ALL, 99), 0);
+    return NULL;
+}
+
+static void test_the_thread_that_registered_exits(void)
+{
+    struct fr_poller poller;
+    int fds[2];
+    CHECK_EQ(fr_poller_init(&poller, kind), 0);
+    make_pair(fds);
+    struct registration r = {&poller, fds[0]};
+    pthread_t thread;
+    CHECK_EQ(pthread_create(&thread, NULL, add_and_exit, &r), 0);
+    CHECK_EQ(pthread_join(thread, NULL), 0);
+    wait_for(&poller, fds[0], 99, EPOLLOUT);
+    CHECK_EQ(write(fds[1], "x", 1), 1);
+    wait_for(&poller, fds[0], 99, EPOLLIN);
+    fr_poller_remove(&poller, fds[0], 99);
+    close(fds[0]);
+    close(fds[1]);
+    fr_poller_destroy(&poller);
+}
+
+static void test_regular_files_are_refused(void)
+{
+    struct fr_poller poller;
+    CHECK_EQ(fr_poller_init(&poller, kind), 0);
+    int fd = open("/proc/self/exe", O_RDONLY | O_CLOEXEC);
+    CHECK(fd >= 0);
+    CHECK_EQ(fr_poller_add(&poller, fd, ALL, 5), -EPERM);
+    close(fd);
+    fr_poller_destroy(&poller);
+}
+
+/* Registrations come and go on several threads while one waits; each byte written is heard of. */
+struct churn {
+    struct fr_poller *poller;
+    uint64_t token;
+    _Atomic uint64_t heard;
+    _Atomic bool stop;
+};
+
+static void *come_and_go(void *arg)
+{
+    struct churn *c = arg;
+    uint64_t token = c->token, rounds = 0;
+    while (!atomic_load(&c->stop)) {
+        int fds[2];
+        make_pair(fds);
+        CHECK_EQ(fr_poller_add(c->poller, fds[0], EPOLLIN | EPOLLET, token), 0);
+        CHECK_EQ(write(fds[1], "x", 1), 1);
+        while (atomic_load(&c->heard) <= rounds) {
+            usleep(10);
+        }
+        fr_poller_remove(c->poller, fds[0], token);
+        close(fds[0]);
+        close(fds[1]);
+        token += 16;
+        rounds++;
+    }
+    return NULL;
+}
+
+static void test_churn(struct check_env *env)
+{
+    enum { THREADS = 3 };
+    struct fr_poller poller;
+    struct churn churn[THREADS];
+    uint64_t last[THREADS] = {0};
+    pthread_t threads[THREADS];
+    CHECK_EQ(fr_poller_init(&poller, kind), 0);
+    for (int i = 0; i < THREADS; i++) {
+        churn[i] = (struct churn){.poller = &poller, .token = 16 + (uint64_t)i};
+        CHECK_EQ(pthread_create(&threads[i], NULL, come_and_go, &churn[i]), 0);
+    }
+    uint64_t end = fr_clock_ns() + env->stress_ns;
+    while (fr_clock_ns() < end) {
+        struct fr_poller_event events[8];
+        int n = fr_poller_wait(&poller, events, 8, SECOND / 100);
+        CHECK(n >= 0);
+        for (int k = 0; k < n; k++) {
+            int i = (int)(events[k].token % 16);
+            if ((events[k].events & EPOLLIN) && events[k].token > last[i]) {
+                last[i] = events[k].token;
+                atomic_fetch_add(&churn[i].heard, 1);
+            }
+        }
+    }
+    for (int i = 0; i < THREADS; i++) {
+        atomic_store(&churn[i].stop, true);
+        atomic_fetch_add(&churn[i].heard, 1);
+    }
+    for (int i = 0; i < THREADS; i++) {
+        CHECK_EQ(pthread_join(threads[i], NULL), 0);
+    }
+    fr_poller_destroy(&poller);
+}
+
+static void test_all(struct check_env *env)
+{
+    test_edges();
+    test_removed_is_let_go();
+    test_the_thread_that_registered_exits();
+    test_regular_files_are_refused();
+    test_churn(env);
+}
+
+int main(int argc, char **argv)
+{
+    struct check_env env = check_begin(argc, argv);
+    struct fr_poller probe;
+    alarm(100);
+    kind = FR_POLLER_EPOLL;
+    test_all(&env);
+    kind = FR_POLLER_IO_URING;
+    int refused = fr_poller_init(&probe, kind);
+    if (refused) {
+        fprintf(stderr, "no io_uring here: %s\n", strerror(-refused));
+    } else {
+        fr_poller_destroy(&probe);
+        test_all(&env);
+    }
+    return check_end();
+}
