@@ -6,6 +6,7 @@ Three things are easy to get wrong in a wait list, so here they are settled once
 * A wake-up must not be lost with the task that it was for. A waiter that leaves with a wake-up it has not used, because
   it was cancelled or found what it wanted by itself, passes it on to the next in line.
 * Who is cancelled leaves the list at once: leaving is O(1), and so is waking.
+* Who was woken and held back, since it was not the first, must not sleep on when it becomes the first: it is told.
 
 The lock is reentrant because Python may run a finalizer between any two lines, those under this very lock included, and
 a finalizer may give something back and wake the next. So whoever stood in a table one line ago may have been woken
@@ -108,9 +109,14 @@ class WaitList:
 
     def _is_first(self, waiter: Waiter) -> bool:
         with self._lock:
-            for first in self._called or self._waiting:
-                return first is waiter
-        return False
+            first = self._first() is waiter
+            waiter._held_back = not first
+        return first
+
+    def _first(self) -> Waiter | None:
+        for waiter in self._called or self._waiting:
+            return waiter
+        return None
 
     def _resume(self, waiter: Waiter) -> bool:
         """Use up its wake-up, if it has one: it then stands at the head of the line again."""
@@ -128,7 +134,9 @@ class WaitList:
             self._waiting.pop(waiter, None)
             unused = waiter in self._called
             self._called.pop(waiter, None)
-        if unused:
+            now_first = self._first()
+            told = now_first is not None and now_first._held_back and now_first in self._waiting
+        if unused or told:
             self.wake_one()
 
 
@@ -142,15 +150,19 @@ class Waiter:
     Thread safety: for the task that enlisted.
     """
 
-    __slots__ = ("_list", "_waker")
+    __slots__ = ("_held_back", "_list", "_waker")
 
     def __init__(self, list: WaitList, waker: Waker) -> None:
         self._list = list
         self._waker = waker
+        self._held_back = False
 
     @property
     def is_first(self) -> bool:
-        """Whether nobody stands before it. Who takes something only when it is first keeps the order strict."""
+        """Whether nobody stands before it. Who takes something only when it is first keeps the order strict.
+
+        Who has asked is woken when it becomes the first.
+        """
         return self._list._is_first(self)
 
     def __await__(self) -> Generator[Any, Any]:
