@@ -96,7 +96,7 @@ class Framed[S: AsyncStream, T, U](FramedRead[S, T]):
         await self._writer.send(frame)
 
     async def send_all(self, frames: Iterable[U] | AsyncIterable[U], /) -> None:
-        """Take every frame of an iterable, and flush in the end. Cancel safety: as `send`."""
+        """Take every frame of an iterable, and flush in the end, see `FramedWrite.send_all`."""
         await self._writer.send_all(frames)
 
     async def flush(self) -> None:

@@ -97,7 +97,11 @@ class FramedWrite[W: AsyncWrite, T]:
             await self._out.flush()
 
     async def send_all(self, frames: Iterable[T] | AsyncIterable[T], /) -> None:
-        """Take every frame of an iterable, flush in the end. Cancel safety: as `send`. Tokio: `SinkExt::send_all`."""
+        """Take every frame of an iterable, and flush in the end.
+
+        Cancel safety: as `send`; a frame that came out of the iterable and was not taken yet is lost.
+        Tokio: `SinkExt::send_all`.
+        """
         with self._claim:
             if isinstance(frames, AsyncIterable):
                 async for frame in frames:
