@@ -514,15 +514,21 @@ def test_after_a_fork(start: Any) -> None:
         async def child():
             reading = freerun.spawn(io.stdin().read)
             await parked(reading)
-            writing = freerun.spawn(io.stdout().write_all, bytes(10_000_000))
-            await parked(writing)
+            await io.stdout().write_all(b"")
+
+        from freerun.io._stdin_thread import stdin_thread
+        from freerun.io.stdout import _turns
 
         run(main)
+        assert stdin_thread._asked                  # its thread still reads
+        assert _turns[1]._busy.acquire(blocking=False)
         pid = os.fork()
-        run(child)
-        if pid:
-            _, status = os.waitpid(pid, 0)
-            sys.exit(os.waitstatus_to_exitcode(status))
+        if not pid:
+            assert not stdin_thread._asked
+            run(child)                              # its own turn, whosoever it is in the parent
+            sys.exit(0)
+        _, status = os.waitpid(pid, 0)
+        sys.exit(os.waitstatus_to_exitcode(status))
     """
     with inputs("eventfd") as (_, theirs), outputs("pipe") as (_, out):
         process = start(source, stdin=theirs, stdout=out)
