@@ -33,6 +33,8 @@ Example::
 
     assert freerun.run(main)
 
+Tasks that wait in line have a `WaitList`.
+
 Everything here may be used from any thread, except that `current_task`, `current_waker`, `park` and `checkpoint` belong
 in a task. Tokio: `std::task::{Waker, Context}` and `std::future::poll_fn`.
 """
@@ -40,8 +42,9 @@ in a task. Tokio: `std::task::{Waker, Context}` and `std::future::poll_fn`.
 from __future__ import annotations
 
 from ._core._native import TaskRef, Waker, current_task, current_waker, park, yield_now
+from ._wait_list import Waiter, WaitList
 
-__all__ = ["TaskRef", "Waker", "checkpoint", "current_task", "current_waker", "park"]
+__all__ = ["TaskRef", "WaitList", "Waiter", "Waker", "checkpoint", "current_task", "current_waker", "park"]
 
 
 async def checkpoint() -> None:
