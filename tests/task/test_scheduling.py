@@ -297,3 +297,25 @@ async def test_spurious_wakes_are_harmless() -> None:
         with pytest.raises(freerun.JoinError):
             await task
     tx.close()
+
+
+@every_flavor
+async def test_a_yield_beside_a_wait_is_kept() -> None:
+    """One task polls two awaitables: the first yields, the second waits. It must be polled again."""
+
+    class Both:
+        def __await__(self) -> Any:
+            first = yielding().__await__()
+            while True:
+                try:
+                    token = first.send(None)
+                except StopIteration:
+                    return
+                next(freerun.lowlevel.park().__await__())
+                yield token
+
+    async def yielding() -> None:
+        for _ in range(3):
+            await freerun.yield_now()
+
+    await freerun.spawn(Both())

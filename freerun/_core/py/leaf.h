@@ -24,13 +24,13 @@
 
 static inline PyObject *fr_leaf_park(void)
 {
-    fr_thread.wait = FR_WAIT_PARK;
+    fr_thread.wait |= FR_WAIT_PARK;
     return FR_TOKEN;
 }
 
 static inline PyObject *fr_leaf_yield(void)
 {
-    fr_thread.wait = FR_WAIT_YIELD;
+    fr_thread.wait |= FR_WAIT_YIELD;
     return FR_TOKEN;
 }
 

@@ -748,7 +748,7 @@ enum fr_poll_result fr_task_poll(struct fr_task *task)
             fr_task_close(task);
             return FR_POLL_DONE;
         }
-        if (fr_thread.wait == FR_WAIT_YIELD) {
+        if (fr_thread.wait & FR_WAIT_YIELD) {
             fr_state_end_poll_yield(&task->state);
             return FR_POLL_REQUEUE;
         }

@@ -7,7 +7,8 @@
  *            task    the task being polled, NULL between polls
  *            budget  what is left of the cooperative budget of this turn
  *            turn_ends  cycle count at which the turn has lasted a millisecond and the budget counts as spent
- *            wait    how the last leaf asked to wait; cleared before every step
+ *            wait    how the leaves of this step asked to wait, FR_WAIT_*; cleared before every step. Several of them, where
+ *                    one task polls several awaitables: that one parks does not undo that another one yields
  */
 #ifndef FR_THREAD_H
 #define FR_THREAD_H
@@ -20,7 +21,7 @@ struct fr_visit;
 struct fr_worker;
 struct fr_task;
 
-enum fr_wait { FR_WAIT_NONE, FR_WAIT_PARK, FR_WAIT_YIELD };
+enum fr_wait { FR_WAIT_NONE, FR_WAIT_PARK = 1, FR_WAIT_YIELD = 2 };
 
 struct fr_thread {
     struct fr_worker *worker;
