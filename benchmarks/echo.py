@@ -94,42 +94,43 @@ def measure(
     style: str,
     workers: int,
     connections: int,
+    idle: int,
     runs: int,
     seconds: float,
 ) -> dict[str, Any]:
-    """One warm-up and `runs` runs against one server process."""
+    """One warm-up and `runs` runs against one server process; `idle` connections more just stand there."""
     command = [str(programs / "loadgen")]
     results: list[dict[str, float]] = []
     with running(server_command(programs, contestant, style, workers)) as (pid, announced):
+        empty = resident_mb(pid, "VmRSS")
         for number in range(runs + 1):
             length = seconds if number else min(seconds, 0.3)
-            sizes = [announced["port"], connections, MESSAGE_SIZE, length]
+            sizes = [announced["port"], connections, MESSAGE_SIZE, length, idle]
             done = subprocess.run(
                 [*command, *map(str, sizes)],
                 capture_output=True,
                 text=True,
-                timeout=seconds + 30,
+                timeout=seconds + 60,
                 check=False,
             )
             if done.returncode != 0:
                 raise EchoError(last_line(done.stderr))
             if number:
                 results.append(json.loads(done.stdout))
-        memory = resident_mb(pid)
+        memory = resident_mb(pid, "VmHWM")
     return {
         "rates": [result["rps"] for result in results],
         "p50_us": [result["p50_us"] for result in results],
         "p99_us": [result["p99_us"] for result in results],
         "client_cpu": [result["cpu"] for result in results],
         "max_rss_mb": memory,
+        "bytes_per_connection": idle and (memory - empty) * 2**20 / (connections + idle),
         "gil": announced.get("gil"),
         "loop": announced.get("loop", "C"),
     }
 
 
-def resident_mb(pid: int) -> float | None:
-    """The most memory that a process has had in RAM, from Linux's /proc."""
-    for line in Path(f"/proc/{pid}/status").read_text().splitlines():
-        if line.startswith("VmHWM:"):
-            return int(line.split()[1]) / 1024
-    return None
+def resident_mb(pid: int, what: str) -> float:
+    """What a process has in RAM (`VmRSS`), or the most that it has had (`VmHWM`), from Linux's /proc."""
+    lines = Path(f"/proc/{pid}/status").read_text().splitlines()
+    return next(int(line.split()[1]) for line in lines if line.startswith(f"{what}:")) / 1024

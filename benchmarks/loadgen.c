@@ -1,12 +1,13 @@
 /* loadgen: a closed-loop TCP echo client with one thread, for loopback only.
  *
- *     loadgen PORT CONNECTIONS SIZE SECONDS
+ *     loadgen PORT CONNECTIONS SIZE SECONDS [IDLE]
  *
- * Keeps exactly one message of SIZE bytes in flight on each connection, checks every echoed byte,
+ * IDLE more connections are opened, exchange one message each, and stay silent from then on.
+ * Keeps exactly one message of SIZE bytes in flight on each of CONNECTIONS, checks every echoed byte,
  * and prints one line of JSON: requests, seconds, rps, p50_us, p99_us, max_us, cpu (the client's
  * own CPU time as a share of one core).
  *
- * BOUNDS  it ends after WARM_UP + SECONDS, after MAX_REQUESTS, or when nothing has been answered
+ * BOUNDS  it ends SECONDS after WARM_UP and the greetings, after MAX_REQUESTS, or when nothing has been answered
  *         for STALL_MS; a wrong byte or a closed connection is an error (status 1).
  */
 #define _GNU_SOURCE
@@ -173,11 +174,13 @@ static int compare(const void *left, const void *right)
 
 int main(int argc, char **argv)
 {
-    if (argc != 5) {
-        fail("usage: loadgen PORT CONNECTIONS SIZE SECONDS");
+    if (argc != 5 && argc != 6) {
+        fail("usage: loadgen PORT CONNECTIONS SIZE SECONDS [IDLE]");
     }
     uint16_t port = (uint16_t)argument(argv[1], "PORT", 1, 65535);
-    long connections = argument(argv[2], "CONNECTIONS", 1, MAX_CONNECTIONS);
+    long active = argument(argv[2], "CONNECTIONS", 1, MAX_CONNECTIONS);
+    long idle = argc == 6 ? argument(argv[5], "IDLE", 0, MAX_CONNECTIONS - active) : 0;
+    long connections = active + idle;
     size = (size_t)argument(argv[3], "SIZE", 1, MAX_SIZE);
     char *end;
     double seconds = strtod(argv[4], &end);
@@ -212,6 +215,7 @@ int main(int argc, char **argv)
     uint64_t stop = begin + (uint64_t)(seconds * 1e9);
     double cpu = 0;
     size_t requests = 0;
+    long greeted = 0; /* idle connections that have had their one answer: the clock starts after them */
     int warm = 0;
     for (;;) {
         struct epoll_event events[BATCH];
@@ -223,12 +227,13 @@ int main(int argc, char **argv)
             fail("epoll_wait: %s", strerror(errno));
         }
         uint64_t now = now_ns();
-        if (!warm && now >= begin) {
+        if (!warm && now >= begin && greeted == idle) {
+            stop = now + (uint64_t)(seconds * 1e9);
             warm = 1;
             begin = now;
             cpu = cpu_seconds();
         }
-        if (now >= stop || requests == MAX_REQUESTS) {
+        if (warm && (now >= stop || requests == MAX_REQUESTS)) {
             stop = now;
             break;
         }
@@ -240,11 +245,15 @@ int main(int argc, char **argv)
             if (!(events[i].events & ~(uint32_t)EPOLLOUT) || !receive(connection)) {
                 continue;
             }
-            if (warm && requests < MAX_REQUESTS) {
+            if (warm && requests < MAX_REQUESTS && connection < all + active) {
                 uint64_t took = now_ns() - connection->began_ns;
                 latencies[requests++] = took > UINT32_MAX ? UINT32_MAX : (uint32_t)took;
             }
-            send_next(connection);
+            if (connection < all + active) {
+                send_next(connection);
+            } else {
+                greeted++;
+            }
         }
     }
     cpu = cpu_seconds() - cpu;

@@ -37,7 +37,7 @@ class Result:
         return median(self.rates)
 
 
-THREADED = ("freerun", "tonio", "tonio_ctx")
+THREADED = ("freerun", "freerun_io_uring", "tonio", "tonio_ctx")
 
 
 def short(value: float) -> str:
@@ -59,6 +59,8 @@ def result_line(result: Result) -> str:
         parts.append(f"cpu {sum(cpu):.1f} s")
     if memory := [detail["max_rss_mb"] for detail in result.details if detail.get("max_rss_mb")]:
         parts.append(f"rss {max(memory):.0f} MB")
+    if each := [detail["bytes_per_connection"] for detail in result.details if detail.get("bytes_per_connection")]:
+        parts.append(f"{short(median(each))} bytes a connection")
     if any(detail.get("gil") for detail in result.details):
         parts.append("GIL")
     return "  ".join(parts).rstrip()

@@ -158,13 +158,14 @@ def measure_cell(cell: Cell, runs: int, options: Options, programs: Path | None)
         if cell.workload.kind == "echo":
             if programs is None:
                 return {"skipped": "no C compiler"}
-            (connections,) = cell.workload.sizes
+            connections, idle = cell.workload.quick if options.quick else cell.workload.sizes
             return echo.measure(
                 programs,
                 cell.contestant,
                 cell.style,
                 cell.workers,
                 connections,
+                idle,
                 runs,
                 options.echo_seconds,
             )
