@@ -3,12 +3,12 @@
 #include <fcntl.h>
 #include <pthread.h>
 #include <sched.h>
-#include <stdio.h>
 #include <string.h>
 #include <sys/socket.h>
 
 #include "../rt/driver.h"
 #include "check.h"
+#include "kinds.h"
 
 /* A "task" here is an integer that counts its wake-ups. */
 typedef _Atomic uint32_t woken;
@@ -26,8 +26,6 @@ static uint64_t now(void *ctx)
     (void)ctx;
     return fr_clock_ns();
 }
-
-static enum fr_poller_kind kind;
 
 static void start(struct fr_driver *driver)
 {
@@ -422,17 +420,7 @@ static void test_all(struct check_env *env)
 int main(int argc, char **argv)
 {
     struct check_env env = check_begin(argc, argv);
-    struct fr_poller probe;
     alarm(100); /* a lost wake-up shows as a hang */
-    kind = FR_POLLER_EPOLL;
-    test_all(&env);
-    kind = FR_POLLER_IO_URING;
-    int refused = fr_poller_init(&probe, kind);
-    if (refused) {
-        fprintf(stderr, "no io_uring here: %s\n", strerror(-refused));
-    } else {
-        fr_poller_destroy(&probe);
-        test_all(&env);
-    }
+    each_kind(&env, test_all);
     return check_end();
 }
