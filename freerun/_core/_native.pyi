@@ -1,10 +1,15 @@
 """Typed face of the native engine. Python code outside `freerun` uses it through the public packages only."""
 
+import datetime as dt
 from collections.abc import Awaitable, Callable, Coroutine, Generator
-from typing import Any, Generic, TypeVar, final
+from types import TracebackType
+from typing import Any, Generic, Self, TypeVar, TypeVarTuple, final, overload
+
+from freerun.time.instant import Instant
 
 _T = TypeVar("_T")
 _T_co = TypeVar("_T_co", covariant=True)
+_Ts = TypeVarTuple("_Ts")
 
 @final
 class JoinHandle(Generic[_T_co]):
@@ -139,6 +144,15 @@ __version__: str
 def yield_now() -> Awaitable[None]: ...
 def sleep(seconds: float, /) -> Awaitable[None]: ...  # int, float or timedelta; ValueError/TypeError name the argument
 def sleep_until_ns(deadline_ns: int, /) -> Awaitable[None]: ...
+@overload
+def timeout(seconds: float | dt.timedelta, awaitable: None = None, /) -> Timeout: ...
+@overload
+def timeout(seconds: float | dt.timedelta, awaitable: Awaitable[_T], /) -> Awaitable[_T]: ...
+@overload
+def timeout(
+    seconds: float | dt.timedelta, async_fn: Callable[[*_Ts], Awaitable[_T]], /, *args: *_Ts
+) -> Awaitable[_T]: ...
+def timeout_at_ns(deadline_ns: int, awaitable: Any = None, /, *args: Any) -> Any: ...  # as timeout()
 def current_core() -> Core: ...  # RuntimeError outside a runtime
 def try_current_core() -> Core | None: ...
 def current_task() -> TaskRef: ...  # RuntimeError outside a task
@@ -147,6 +161,19 @@ def park() -> Awaitable[None]: ...  # one suspension; ends at the next wake-up o
 def consume_budget() -> Awaitable[None]: ...
 def io_uring_errno() -> int: ...
 def after_fork_in_child() -> None: ...  # os.register_at_fork
+
+@final
+class Timeout:
+    """What `timeout(seconds)` and `timeout_at(deadline)` return: `async with` it, once."""
+
+    def __aenter__(self) -> Awaitable[Self]: ...
+    def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None, /
+    ) -> Awaitable[None]: ...
+    def cancel(self) -> None: ...  # any thread: the time is up now
+    def expired(self) -> bool: ...
+    def when(self) -> Instant | None: ...
+    def reschedule(self, when: Instant | None, /) -> None: ...
 
 class IoSource:
     """A non-blocking descriptor registered with the current runtime's driver; subclassed by the net types.

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Self
 from freerun._arguments import Seconds, flag, integer, seconds
 from freerun._core._native import IoSource
 from freerun.io import UnexpectedEof
-from freerun.time._within import Within
+from freerun.time import timeout as within
 
 from ._opening import Opening
 from ._socket import Borrowed, error_of, owner_of
@@ -133,7 +133,7 @@ class TcpStream(IoSource):
         if limit is None:
             return await cls._connect_any(address)
         try:
-            return await Within(limit, cls._connect_any(address))
+            return await within(limit, cls._connect_any(address))
         except TimeoutError as error:
             if error.errno is not None:  # the system's ETIMEDOUT
                 raise

@@ -82,6 +82,6 @@ def _wrapped(current: object) -> object:
     """What `aiter.asend()`, `coro.__await__()` and the like wrap; they have no attribute for it."""
     if type(current).__name__ not in {"async_generator_asend", "async_generator_athrow", "coroutine_wrapper"}:
         inner = getattr(current, "_coro", None)
-        return inner if hasattr(inner, "cr_frame") else None
+        return inner if hasattr(inner, "cr_frame") or hasattr(inner, "_coro") else None
     kinds = [name for name, _ in _KINDS]
     return next((each for each in gc.get_referents(current) if any(hasattr(each, kind) for kind in kinds)), None)

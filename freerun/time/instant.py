@@ -66,5 +66,13 @@ class Instant:
         return Instant(self.ns - _nanoseconds(other))
 
 
+def check_instant(value: object, argument: str, hint: str) -> Instant:
+    """Check an argument that has to be an `Instant`; `hint` says what else there is."""
+    if not isinstance(value, Instant):
+        kind = type(value).__name__
+        raise TypeError(f"argument '{argument}' must be a freerun.time.Instant, not {kind}: {value!r}; {hint}")
+    return value
+
+
 def _nanoseconds(value: Seconds) -> int:
     return round(seconds(value, "seconds") * 1e9)

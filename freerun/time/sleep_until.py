@@ -6,7 +6,7 @@ from collections.abc import Awaitable
 
 from freerun._core._native import sleep_until_ns
 
-from .instant import Instant
+from .instant import Instant, check_instant
 
 __all__ = ["sleep_until"]
 
@@ -29,11 +29,4 @@ def sleep_until(deadline: Instant, /) -> Awaitable[None]:
 
         assert freerun.run(main)
     """
-    return sleep_until_ns(max(0, _check(deadline).ns))
-
-
-def _check(value: object) -> Instant:
-    if not isinstance(value, Instant):
-        kind = type(value).__name__
-        raise TypeError(f"argument 'deadline' must be a freerun.time.Instant, not {kind}; sleep() waits for seconds")
-    return value
+    return sleep_until_ns(check_instant(deadline, "deadline", "sleep() waits for seconds").ns)

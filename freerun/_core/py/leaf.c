@@ -98,6 +98,18 @@ PyObject *fr_leaf_raise(PyObject *const *args, Py_ssize_t nargs)
     return NULL;
 }
 
+PySendResult fr_take_stop(PyObject **result)
+{
+    *result = NULL;
+    if (!PyErr_ExceptionMatches(PyExc_StopIteration)) {
+        return PYGEN_ERROR;
+    }
+    PyObject *stop = PyErr_GetRaisedException();
+    *result = Py_NewRef(((PyStopIterationObject *)stop)->value);
+    Py_DECREF(stop);
+    return PYGEN_RETURN;
+}
+
 PySendResult fr_leaf_send(PyObject *self, PyObject *Py_UNUSED(value), PyObject **result)
 {
     *result = Py_TYPE(self)->tp_iternext(self);
@@ -108,13 +120,7 @@ PySendResult fr_leaf_send(PyObject *self, PyObject *Py_UNUSED(value), PyObject *
         *result = Py_NewRef(Py_None);
         return PYGEN_RETURN;
     }
-    if (!PyErr_ExceptionMatches(PyExc_StopIteration)) {
-        return PYGEN_ERROR;
-    }
-    PyObject *stop = PyErr_GetRaisedException();
-    *result = Py_NewRef(((PyStopIterationObject *)stop)->value);
-    Py_DECREF(stop);
-    return PYGEN_RETURN;
+    return fr_take_stop(result);
 }
 
 /* ---- yield_now ---- */
@@ -164,6 +170,26 @@ static PyType_Spec budget_spec = {
     .basicsize = sizeof(PyObject),
     .flags = Py_TPFLAGS_DEFAULT | Py_TPFLAGS_IMMUTABLETYPE | Py_TPFLAGS_DISALLOW_INSTANTIATION,
     .slots = budget_slots,
+};
+
+/* ---- ready: an await that ends at once, with None ---- */
+
+static PyObject *ready_iternext(PyObject *Py_UNUSED(self))
+{
+    return NULL;
+}
+
+static PyType_Slot ready_slots[] = {
+    {Py_tp_doc, "What an __aexit__() that has nothing to wait for returns."},
+    FR_LEAF_SLOTS(ready_iternext),
+    {0, NULL},
+};
+
+static PyType_Spec ready_spec = {
+    .name = "freerun._core._native.Ready",
+    .basicsize = sizeof(PyObject),
+    .flags = Py_TPFLAGS_DEFAULT | Py_TPFLAGS_IMMUTABLETYPE | Py_TPFLAGS_DISALLOW_INSTANTIATION,
+    .slots = ready_slots,
 };
 
 /* ---- park: one suspension, ended by any wake-up ---- */
@@ -274,20 +300,24 @@ PyObject *fr_leaf_current_waker(PyObject *module, PyObject *Py_UNUSED(ignored))
 
 int fr_leaf_add_types(struct fr_module *mod)
 {
-    PyTypeObject *budget_type = NULL;
+    PyTypeObject *budget_type = NULL, *ready_type = NULL;
     if (fr_module_add_type(mod, &mod->yield_type, &yield_spec, NULL) ||
         fr_module_add_type(mod, &mod->park_type, &park_spec, NULL) ||
         fr_module_add_type(mod, &mod->waker_type, &waker_spec, "Waker") ||
-        fr_module_add_type(mod, &budget_type, &budget_spec, NULL)) {
+        fr_module_add_type(mod, &budget_type, &budget_spec, NULL) ||
+        fr_module_add_type(mod, &ready_type, &ready_spec, NULL)) {
         return -1;
     }
     mod->yield_now = mod->yield_type->tp_alloc(mod->yield_type, 0);
     mod->consume_budget = budget_type->tp_alloc(budget_type, 0);
+    mod->ready = ready_type->tp_alloc(ready_type, 0);
     Py_DECREF(budget_type); /* its only object keeps it */
-    if (!mod->yield_now || !mod->consume_budget) {
+    Py_DECREF(ready_type);
+    if (!mod->yield_now || !mod->consume_budget || !mod->ready) {
         return -1;
     }
     fr_immortalise(mod->yield_now);
     fr_immortalise(mod->consume_budget);
+    fr_immortalise(mod->ready);
     return 0;
 }

@@ -81,6 +81,8 @@ void fr_leaf_forget(struct fr_worker *worker);
 PyObject *fr_leaf_self(PyObject *self);
 /* throw(): raises what a coroutine passes on to what it awaits; always NULL. */
 PyObject *fr_leaf_raise(PyObject *const *args, Py_ssize_t nargs);
+/* An exception is set: the value of a StopIteration, or PYGEN_ERROR and NULL. */
+PySendResult fr_take_stop(PyObject **result);
 /* am_send on top of tp_iternext, for Python versions whose SEND goes through it. */
 PySendResult fr_leaf_send(PyObject *self, PyObject *value, PyObject **result);
 

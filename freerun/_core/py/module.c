@@ -38,6 +38,47 @@ void fr_immortalise(PyObject *object)
 
 #define FAST(f) (PyCFunction)(void (*)(void))(f)
 
+/* Public as freerun.time.timeout. */
+static const char TIMEOUT_DOC[] =
+    "timeout(seconds, awaitable=None, /, *args)\n--\n\n"
+    "Limit the time that something may take: `await timeout(seconds, awaitable)`, or `async with "
+    "timeout(seconds):`.\n\n"
+    "`awaitable` is a coroutine, anything else that can be awaited, or an async function to be called with `args`. It\n"
+    "is polled in this very task: nothing is spawned. The result is its result. The time (float seconds or a\n"
+    "`timedelta`; resolution 1 ms) counts from the await. When it is up, what still waits gets `Cancelled` where it\n"
+    "waits, once; its cleanup may await and is waited for. What was ready by then wins. With 0 seconds, what does not\n"
+    "have to wait succeeds.\n\n"
+    "`async with timeout(seconds) as scope:` does the same to its body: `Cancelled` at the await, `TimeoutError` at "
+    "the\n"
+    "end of the block. `scope` is a `Timeout`: `reschedule(instant)`, `when()`, `expired()`, `cancel()`. The "
+    "innermost\n"
+    "`async with` around the await that waited too long catches nothing of an outer one's timeout: the outermost "
+    "wins.\n\n"
+    "Errors: `TimeoutError`, caused by the `Cancelled`; `ValueError` if `seconds` is negative or NaN, `TypeError` for\n"
+    "other wrong arguments; `RuntimeError` if the runtime has no timers, or when a block is entered twice. A body "
+    "that\n"
+    "swallows `Cancelled` swallows the timeout.\n"
+    "Cancel safety: an abort is passed on to what is awaited, and takes the limit away: cleanup then has the time it\n"
+    "needs. A block keeps its limit. Thread safety: for tasks; a `Timeout` may be used from any thread. Tokio:\n"
+    "`tokio::time::timeout`.\n\n"
+    "Example::\n\n"
+    "    import freerun\n"
+    "    from freerun.time import sleep, timeout\n\n"
+    "    async def answer(n: int) -> int:\n"
+    "        await sleep(0.001)\n"
+    "        return n\n\n"
+    "    async def main() -> str:\n"
+    "        assert await timeout(10, answer(1)) == 1\n"
+    "        assert await timeout(10, answer, 2) == 2\n"
+    "        async with timeout(10):\n"
+    "            await answer(3)\n"
+    "        try:\n"
+    "            await timeout(0.01, sleep(3600))\n"
+    "        except TimeoutError as error:\n"
+    "            return str(error)\n"
+    "        return \"\"\n\n"
+    "    assert freerun.run(main) == \"not done within 0.01 s\"\n";
+
 static PyMethodDef functions[] = {
     {"spawn", FAST(fr_task_spawn_here), METH_FASTCALL | METH_KEYWORDS,
      "spawn(coro, /, *args, name=None)\n--\n\n"
@@ -70,6 +111,10 @@ static PyMethodDef functions[] = {
      "ValueError if negative or NaN. Cancel safe. Tokio: tokio::time::sleep."},
     {"sleep_until_ns", fr_timer_sleep_until, METH_O,
      "sleep_until_ns(deadline_ns, /)\n--\n\nAs sleep(), until the runtime's clock reads `deadline_ns`."},
+    {"timeout", FAST(fr_timeout), METH_FASTCALL, TIMEOUT_DOC},
+    {"timeout_at_ns", FAST(fr_timeout_at), METH_FASTCALL,
+     "timeout_at_ns(deadline_ns, awaitable=None, /, *args)\n--\n\nAs timeout(), until the runtime's clock reads "
+     "`deadline_ns`."},
     {"oneshot_channel", fr_oneshot_channel, METH_NOARGS,
      "oneshot_channel()\n--\n\nA (sender, receiver) pair for one value."},
     {"current_core", fr_core_current, METH_NOARGS,
@@ -120,8 +165,9 @@ static int module_exec(PyObject *module)
     mod->str_throw = PyUnicode_InternFromString("throw");
     mod->str_close = PyUnicode_InternFromString("close");
     if (!mod->str_throw || !mod->str_close || import_errors(mod) || import_drain(mod) || fr_task_add_types(mod) ||
-        fr_leaf_add_types(mod) || fr_timer_add_types(mod) || fr_io_add_types(mod) || fr_oneshot_add_types(mod) ||
-        fr_core_add_types(mod) || PyModule_AddStringConstant(module, "__version__", FREERUN_VERSION)) {
+        fr_leaf_add_types(mod) || fr_timer_add_types(mod) || fr_timeout_add_types(mod) || fr_scope_add_types(mod) ||
+        fr_io_add_types(mod) || fr_oneshot_add_types(mod) || fr_core_add_types(mod) ||
+        PyModule_AddStringConstant(module, "__version__", FREERUN_VERSION)) {
         return -1;
     }
     return 0;
@@ -138,6 +184,8 @@ static int module_traverse(PyObject *module, visitproc visit, void *arg)
                        (PyObject *)mod->park_type,
                        (PyObject *)mod->waker_type,
                        (PyObject *)mod->sleep_type,
+                       (PyObject *)mod->timed_type,
+                       (PyObject *)mod->scope_type,
                        (PyObject *)mod->io_type,
                        (PyObject *)mod->io_op_type,
                        (PyObject *)mod->oneshot_sender_type,
@@ -166,10 +214,13 @@ static int module_clear(PyObject *module)
     Py_CLEAR(mod->abort_type);
     Py_CLEAR(mod->yield_now);
     Py_CLEAR(mod->consume_budget);
+    Py_CLEAR(mod->ready);
     Py_CLEAR(mod->yield_type);
     Py_CLEAR(mod->park_type);
     Py_CLEAR(mod->waker_type);
     Py_CLEAR(mod->sleep_type);
+    Py_CLEAR(mod->timed_type);
+    Py_CLEAR(mod->scope_type);
     Py_CLEAR(mod->io_type);
     Py_CLEAR(mod->io_op_type);
     Py_CLEAR(mod->oneshot_sender_type);

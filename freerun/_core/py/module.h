@@ -24,6 +24,8 @@ enum fr_free_kind {
     FR_FREE_ONESHOT,
     FR_FREE_RECV,
     FR_FREE_RECV_LEAF,
+    FR_FREE_TIMED,
+    FR_FREE_SCOPE,
     FR_FREE_KINDS
 };
 
@@ -47,6 +49,8 @@ struct fr_module {
     PyTypeObject *park_type;
     PyTypeObject *waker_type;
     PyTypeObject *sleep_type;
+    PyTypeObject *timed_type;
+    PyTypeObject *scope_type;
     PyTypeObject *io_type;
     PyTypeObject *io_op_type;
     PyTypeObject *oneshot_sender_type;
@@ -55,6 +59,7 @@ struct fr_module {
     PyTypeObject *task_ref_type;
     PyObject *yield_now;      /* the singleton; immortal on free-threaded builds */
     PyObject *consume_budget; /* the same */
+    PyObject *ready;          /* the same */
     PyObject *exc_cancelled;
     PyObject *exc_join;
     PyObject *exc_shutdown;
@@ -83,6 +88,8 @@ int fr_core_add_types(struct fr_module *mod);
 int fr_task_add_types(struct fr_module *mod);
 int fr_leaf_add_types(struct fr_module *mod);
 int fr_timer_add_types(struct fr_module *mod);
+int fr_timeout_add_types(struct fr_module *mod);
+int fr_scope_add_types(struct fr_module *mod);
 int fr_io_add_types(struct fr_module *mod);
 int fr_oneshot_add_types(struct fr_module *mod);
 
@@ -97,6 +104,8 @@ PyObject *fr_task_current(PyObject *module, PyObject *ignored);
 PyObject *fr_block_in_place(PyObject *module, PyObject *const *args, Py_ssize_t nargs, PyObject *kwnames);
 PyObject *fr_timer_sleep(PyObject *module, PyObject *seconds);
 PyObject *fr_timer_sleep_until(PyObject *module, PyObject *deadline);
+PyObject *fr_timeout(PyObject *module, PyObject *const *args, Py_ssize_t nargs);
+PyObject *fr_timeout_at(PyObject *module, PyObject *const *args, Py_ssize_t nargs);
 PyObject *fr_oneshot_channel(PyObject *module, PyObject *ignored);
 PyObject *fr_core_current(PyObject *module, PyObject *ignored);
 PyObject *fr_core_try_current(PyObject *module, PyObject *ignored);

@@ -7,6 +7,7 @@
 #include "leaf.h"
 #include "rt/clock.h"
 #include "runtime.h"
+#include "scope.h"
 
 _Thread_local struct fr_thread fr_thread __attribute__((tls_model("initial-exec")));
 
@@ -185,7 +186,7 @@ bool fr_task_abort(struct fr_task *task)
 
 static const char *spawn_needs = "must be a coroutine, another awaitable or an async function";
 
-static bool is_coroutine(PyObject *what)
+bool fr_is_coroutine(PyObject *what)
 {
     if (PyCoro_CheckExact(what)) {
         return true;
@@ -201,43 +202,80 @@ static bool is_coroutine(PyObject *what)
            PyObject_HasAttrString(what, "close");
 }
 
-static bool is_awaitable(PyObject *what)
+bool fr_is_awaitable(PyObject *what)
 {
     PyAsyncMethods *methods = Py_TYPE(what)->tp_as_async;
     return methods && methods->am_await;
 }
 
-static int refuse(PyObject *what, const char *why)
+static int refuse(PyObject *what, const char *why, const char *argument)
 {
-    PyErr_Format(PyExc_TypeError, "argument 'coro' %s, not %.200s%s", spawn_needs, Py_TYPE(what)->tp_name, why);
+    PyErr_Format(PyExc_TypeError, "argument '%s' %s, not %.200s%s", argument, spawn_needs, Py_TYPE(what)->tp_name, why);
     return -1;
 }
 
 /* The kind of task `what` makes, or -1 with an exception. */
-static int classify(PyObject *what, Py_ssize_t nargs)
+static int classify(PyObject *what, Py_ssize_t nargs, const char *argument)
 {
-    if (is_coroutine(what) || is_awaitable(what)) {
+    if (fr_is_coroutine(what) || fr_is_awaitable(what)) {
         if (nargs) {
             PyErr_SetString(PyExc_TypeError, "argument 'args' goes with an async function; a coroutine object has its "
                                              "arguments already");
             return -1;
         }
-        return is_coroutine(what) ? FR_TASK_CORO : FR_TASK_AWAITABLE;
+        return fr_is_coroutine(what) ? FR_TASK_CORO : FR_TASK_AWAITABLE;
     }
     if (PyAsyncGen_CheckExact(what)) {
-        return refuse(what, "; iterate it with 'async for' inside an async function");
+        return refuse(what, "; iterate it with 'async for' inside an async function", argument);
     }
     if (PyFunction_Check(what)) {
         int flags = ((PyCodeObject *)PyFunction_GET_CODE(what))->co_flags;
         if (flags & CO_ASYNC_GENERATOR) {
-            return refuse(what, " (an async generator function); iterate it inside an async function");
+            return refuse(what, " (an async generator function); iterate it inside an async function", argument);
         }
         return FR_TASK_FUNCTION;
     }
     if (PyCallable_Check(what)) {
         return FR_TASK_FUNCTION;
     }
-    return refuse(what, "");
+    return refuse(what, "", argument);
+}
+
+/* Whether what calling `function` gave can be awaited. Steals it if not. */
+static bool check_called(PyObject *function, PyObject *coro, const char *argument)
+{
+    if (!coro || PyCoro_CheckExact(coro) || fr_is_coroutine(coro) || fr_is_awaitable(coro)) {
+        return coro != NULL;
+    }
+    PyErr_Format(PyExc_TypeError,
+                 "argument '%s' %s, but calling %R returned %.200s; use spawn_blocking() for ordinary functions",
+                 argument, spawn_needs, function, Py_TYPE(coro)->tp_name);
+    Py_DECREF(coro);
+    return false;
+}
+
+PyObject *fr_awaitable(PyObject *what, PyObject *const *args, Py_ssize_t nargs, const char *argument)
+{
+    if (nargs == 0 && (PyCoro_CheckExact(what) || fr_is_awaitable(what))) {
+        return Py_NewRef(what);
+    }
+    int kind = classify(what, nargs, argument);
+    if (kind != FR_TASK_FUNCTION) {
+        return kind < 0 ? NULL : Py_NewRef(what);
+    }
+    PyObject *coro = PyObject_Vectorcall(what, args, (size_t)nargs, NULL);
+    return check_called(what, coro, argument) ? coro : NULL;
+}
+
+PyObject *fr_await_iterator(PyObject *awaitable)
+{
+    PyObject *iterator = Py_TYPE(awaitable)->tp_as_async->am_await(awaitable);
+    if (iterator && !PyIter_Check(iterator)) {
+        PyErr_Format(PyExc_TypeError, "__await__() of %.200s returned %.200s, which is no iterator",
+                     Py_TYPE(awaitable)->tp_name, Py_TYPE(iterator)->tp_name);
+        Py_CLEAR(iterator);
+    }
+    return iterator;
 }
 
 static PyObject *pack(PyObject *const *args, Py_ssize_t n)
@@ -270,6 +308,7 @@ static struct fr_task *task_new(struct fr_runtime *rt, enum fr_task_kind kind, P
     task->outcome = FR_OUT_PENDING;
     task->started = task->one_arg = task->claimed = task->yielded = task->quiet = false;
     task->joiners = NULL;
+    task->scopes = task->floor = NULL;
     fr_list_node_init(&task->owned);
     task->context = PyContext_CopyCurrent();
     return task;
@@ -280,6 +319,11 @@ static void drop_inputs(struct fr_task *task)
     if (task->claimed) {
         task->claimed = false;
         fr_unclaim(task->coro);
+    }
+    if (task->scopes) {
+        struct fr_line own = {.scopes = task->scopes};
+        task->scopes = NULL;
+        fr_scopes_drop(&own);
     }
     Py_CLEAR(task->coro);
     Py_CLEAR(task->args);
@@ -295,7 +339,7 @@ static void discard(struct fr_task *task)
     fr_task_free(task);
 }
 
-static void close_quietly(struct fr_module *mod, PyObject *coro)
+void fr_close_quietly(struct fr_module *mod, PyObject *coro)
 {
     PyObject *error = PyErr_GetRaisedException();
     bool closes = PyObject_HasAttr(coro, mod->str_close); /* a plain iterator has nothing to close */
@@ -310,12 +354,12 @@ static void close_quietly(struct fr_module *mod, PyObject *coro)
 
 void fr_task_refused(struct fr_module *mod, PyObject *what)
 {
-    if (!PyErr_ExceptionMatches(mod->exc_shutdown) || !is_coroutine(what)) {
+    if (!PyErr_ExceptionMatches(mod->exc_shutdown) || !fr_is_coroutine(what)) {
         return;
     }
     PyObject *error = PyErr_GetRaisedException();
     if (fr_claim(what) == 0) {
-        close_quietly(mod, what);
+        fr_close_quietly(mod, what);
         fr_unclaim(what);
     } else {
         PyErr_Clear(); /* another task runs it */
@@ -336,7 +380,7 @@ static PyObject *publish(struct fr_runtime *rt, struct fr_task *task, bool clean
     if (!fr_owned_add(rt, task, cleanup)) {
         PyErr_SetString(rt->mod->exc_shutdown, "the runtime is shutting down and takes no new tasks");
         if (task->kind == FR_TASK_CORO) {
-            close_quietly(rt->mod, task->coro);
+            fr_close_quietly(rt->mod, task->coro);
         }
         /* The handle must not see a half-made task: complete it as cancelled, which nobody will read. */
         drop_inputs(task);
@@ -352,7 +396,7 @@ static PyObject *publish(struct fr_runtime *rt, struct fr_task *task, bool clean
 PyObject *fr_task_spawn(struct fr_runtime *rt, PyObject *what, PyObject *const *args, Py_ssize_t nargs, PyObject *name,
                         bool cleanup)
 {
-    int kind = classify(what, nargs);
+    int kind = classify(what, nargs, "coro");
     struct fr_task *task = kind < 0 ? NULL : task_new(rt, kind, what, name);
     if (!task) {
         return NULL;
@@ -399,7 +443,7 @@ PyObject *fr_task_spawn_blocking(struct fr_runtime *rt, PyObject *fn, PyObject *
         PyErr_Format(PyExc_TypeError, "argument 'fn' must be callable, not %.200s", Py_TYPE(fn)->tp_name);
         return NULL;
     }
-    if (is_coroutine(fn) ||
+    if (fr_is_coroutine(fn) ||
         (PyFunction_Check(fn) && ((PyCodeObject *)PyFunction_GET_CODE(fn))->co_flags & CO_COROUTINE)) {
         PyErr_SetString(PyExc_TypeError, "argument 'fn' must be an ordinary function, not an async one; use spawn()");
         return NULL;
@@ -581,33 +625,35 @@ static void complete_from_error(struct fr_task *task)
     fr_task_complete(task, FR_OUT_RAISED, error);
 }
 
-/* throw() with the result of a send(). `error` is stolen. */
-static PySendResult throw_into(struct fr_task *task, PyObject *error, PyObject **result)
+PySendResult fr_throw_into(struct fr_module *mod, PyObject *coro, PyObject *error, PyObject **result)
 {
-    if (error && !PyObject_HasAttr(task->coro, task->rt->mod->str_throw)) { /* a plain iterator: it just ends */
+    if (error && !PyObject_HasAttr(coro, mod->str_throw)) {
         PyErr_SetRaisedException(error);
         return PYGEN_ERROR;
     }
-    *result = error ? PyObject_CallMethodOneArg(task->coro, task->rt->mod->str_throw, error) : NULL;
+    *result = error ? PyObject_CallMethodOneArg(coro, mod->str_throw, error) : NULL;
     Py_XDECREF(error);
-    if (*result) {
-        return PYGEN_NEXT;
-    }
-    if (!PyErr_ExceptionMatches(PyExc_StopIteration)) {
-        return PYGEN_ERROR;
-    }
-    PyObject *stop = PyErr_GetRaisedException();
-    *result = Py_NewRef(((PyStopIterationObject *)stop)->value);
-    Py_DECREF(stop);
-    return PYGEN_RETURN;
+    return *result ? PYGEN_NEXT : fr_take_stop(result);
+}
+
+static PySendResult throw_into(struct fr_task *task, PyObject *error, PyObject **result)
+{
+    return fr_throw_into(task->rt->mod, task->coro, error, result);
 }
 
 static PySendResult throw_cancelled(struct fr_task *task, PyObject **result)
 {
-    fr_state_set_delivered(&task->state);
     task->yielded = false;
     task->started = true;
     return throw_into(task, PyObject_CallNoArgs(task->rt->mod->exc_cancelled), result);
+}
+
+/* An abort, once. What it finds due on its way is served by it too [C2]. */
+static PySendResult throw_abort(struct fr_task *task, PyObject **result)
+{
+    fr_state_set_delivered(&task->state);
+    fr_scopes_overtake(task);
+    return throw_cancelled(task, result);
 }
 
 /* The coroutine awaited something that is not freerun's: tell it so, where it awaits. */
@@ -643,12 +689,7 @@ static bool claim_if_shared(struct fr_task *task, PyObject *coro)
 /* What `await` does with an awaitable that is no coroutine: its iterator is stepped. */
 static bool start_awaitable(struct fr_task *task)
 {
-    PyObject *iterator = Py_TYPE(task->coro)->tp_as_async->am_await(task->coro);
-    if (iterator && !PyIter_Check(iterator)) {
-        PyErr_Format(PyExc_TypeError, "__await__() of %.200s returned %.200s, which is no iterator",
-                     Py_TYPE(task->coro)->tp_name, Py_TYPE(iterator)->tp_name);
-        Py_CLEAR(iterator);
-    }
+    PyObject *iterator = fr_await_iterator(task->coro);
     if (!iterator) {
         return false;
     }
@@ -666,13 +707,7 @@ static bool call_function(struct fr_task *task)
     PyObject *coro = task->one_arg ? PyObject_CallOneArg(task->coro, task->args)
                      : task->args  ? PyObject_CallObject(task->coro, task->args)
                                    : PyObject_CallNoArgs(task->coro);
-    if (coro && !PyCoro_CheckExact(coro) && !is_coroutine(coro) && !is_awaitable(coro)) {
-        PyErr_Format(PyExc_TypeError,
-                     "argument 'coro' %s, but calling %R returned %.200s; use spawn_blocking() for ordinary functions",
-                     spawn_needs, task->coro, Py_TYPE(coro)->tp_name);
-        Py_CLEAR(coro);
-    }
-    if (!coro) {
+    if (!check_called(task->coro, coro, "coro")) {
         return false;
     }
     if (!claim_if_shared(task, coro)) {
@@ -680,7 +715,7 @@ static bool call_function(struct fr_task *task)
     }
     Py_SETREF(task->coro, coro);
     Py_CLEAR(task->args);
-    task->kind = PyCoro_CheckExact(coro) || is_coroutine(coro) ? FR_TASK_CORO : FR_TASK_AWAITABLE;
+    task->kind = PyCoro_CheckExact(coro) || fr_is_coroutine(coro) ? FR_TASK_CORO : FR_TASK_AWAITABLE;
     return true;
 }
 
@@ -699,10 +734,13 @@ static PySendResult step(struct fr_task *task, uint64_t state, PyObject **result
             PyErr_SetNone(task->rt->mod->exc_cancelled);
             return PYGEN_ERROR;
         }
-        return throw_cancelled(task, result);
+        return throw_abort(task, result);
     }
     if (task->kind != FR_TASK_CORO && !start(task)) {
         return PYGEN_ERROR;
+    }
+    if (fr_scopes_take_due(task)) {
+        return throw_cancelled(task, result);
     }
     task->started = true;
     return PyIter_Send(task->coro, Py_None, result);
@@ -767,7 +805,7 @@ void fr_task_close(struct fr_task *task)
     if (task->kind == FR_TASK_CORO && task->coro && PyContext_Enter(task->context) == 0) {
         struct fr_task *outer = fr_thread.task;
         fr_thread.task = task; /* its finally blocks may look at themselves, but not wait any more */
-        close_quietly(task->rt->mod, task->coro);
+        fr_close_quietly(task->rt->mod, task->coro);
         fr_thread.task = outer;
         PyContext_Exit(task->context);
     }

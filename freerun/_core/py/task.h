@@ -12,6 +12,7 @@
  *            result, outcome    holder of RUNNING before COMPLETE (release), then the JoinHandle's readers (acquire)
  *            joiners            under `lock`
  *            owned, shard       under the shard's lock
+ *            scopes, floor      the holder of RUNNING, see scope.h
  *            rt                 constant; valid memory for ever (runtimes are recycled, not freed), see runtime.h
  * INVARIANTS T1 only the holder of RUNNING touches the coroutine.
  *            T2 COMPLETE is set exactly once, after result and outcome are written.
@@ -27,6 +28,8 @@
 #include "rt/state.h"
 #include "rt/waiter.h"
 #include "thread.h"
+
+struct fr_scope;
 
 enum fr_outcome { FR_OUT_PENDING, FR_OUT_RETURNED, FR_OUT_RAISED, FR_OUT_CANCELLED };
 /* AWAITABLE and FUNCTION become CORO, with what is to be stepped in `coro`, at the first poll. */
@@ -44,7 +47,9 @@ struct fr_task {
     struct fr_node *joiners; /* a ring without a head: the oldest waiter, NULL if none */
     const struct fr_site *site;
     uint64_t id;
-    struct fr_task *next; /* free list, blocking queue */
+    struct fr_task *next;    /* free list, blocking queue */
+    struct fr_scope *scopes; /* the innermost one that the line being stepped is in; owned */
+    struct fr_scope *floor;  /* where those around that line begin; NULL: it is the task's own */
     struct fr_mutex lock;
     uint16_t shard;
     uint16_t generation; /* of rt, its low bits: whether that runtime still lives */
@@ -101,6 +106,20 @@ PyObject *fr_task_take_result(struct fr_module *mod, struct fr_task *task);
 int fr_task_wait_event(struct fr_task *task, struct fr_event *event, int64_t timeout_ns);
 bool fr_task_link_event(struct fr_task *task, struct fr_waiter *waiter, struct fr_event *event);
 void fr_task_unlink(struct fr_task *task, struct fr_waiter *waiter);
+
+/* What can be awaited: a coroutine, steppable as it is, or something with __await__(). */
+bool fr_is_coroutine(PyObject *what);
+bool fr_is_awaitable(PyObject *what);
+/* What was given as `argument`, coroutine or awaitable or an async function to be called with args, as an awaitable.
+ * A new reference, or NULL with an exception. */
+PyObject *fr_awaitable(PyObject *what, PyObject *const *args, Py_ssize_t nargs, const char *argument);
+/* __await__() of what is awaitable and no coroutine. */
+PyObject *fr_await_iterator(PyObject *awaitable);
+/* close(), if it has one. Keeps the current exception. */
+void fr_close_quietly(struct fr_module *mod, PyObject *coro);
+/* throw() on what a line steps, with the result of a send(); a plain iterator just ends. Steals `error`; NULL: raised
+ * already. */
+PySendResult fr_throw_into(struct fr_module *mod, PyObject *coro, PyObject *error, PyObject **result);
 
 /* Description for reports and dumps: new reference to a dict. */
 PyObject *fr_task_describe(struct fr_module *mod, struct fr_task *task);

@@ -1,75 +1,122 @@
-/* timer: sleep(), on the driver's wheel. */
+/* timer: alarms, and sleep(), the plainest use of one. See timer.h. */
+#include "timer.h"
+
 #include <math.h>
 
 #include "leaf.h"
 
-typedef struct {
-    PyObject_HEAD
-    struct fr_sleep sleep;
-    struct fr_runtime *rt; /* where it is armed; NULL before */
-    uint64_t generation;   /* of rt, when it was armed: a retained leaf outlives its runtime harmlessly */
-    uint64_t when_ns;      /* with RELATIVE: the delay, counted from the first await; else the deadline */
-    struct fr_task *task;  /* where it is armed; compared, and dropped when taken back */
-} SleepObject;
+/* ---- alarms ---- */
 
-#define FOREVER_NS ((uint64_t)INT64_MAX)
-#define RELATIVE   (UINT64_C(1) << 63) /* a bit rather than a field: there may be a million of these */
-
-/* Takes the timer out of the wheel, if it is in one that still lives. */
-static void disarm(SleepObject *self)
-{
-    struct fr_runtime *rt = self->rt;
-    if (!rt) {
-        return;
-    }
-    bool foreign = fr_foreign_begin(rt);
-    bool armed = rt->generation == self->generation && fr_driver_sleep_disarm(&rt->driver, &self->sleep);
-    fr_foreign_end(rt, foreign);
-    self->rt = NULL;
-    if (armed) {
-        fr_task_unref(self->task);
-    }
-}
-
-/* Registers for `task`; false: it is due already. */
-static bool arm(SleepObject *self, struct fr_task *task)
+bool fr_alarm_set(struct fr_alarm *alarm, struct fr_task *task, uint64_t when_ns)
 {
     struct fr_runtime *rt = task->rt;
-    self->rt = rt;
-    self->generation = rt->generation;
-    self->task = task;
+    alarm->rt = rt;
+    alarm->generation = rt->generation;
+    alarm->task = task;
     fr_task_ref(task);
-    if (fr_driver_sleep_arm(&rt->driver, &self->sleep, self->when_ns, task)) {
+    if (fr_driver_sleep_arm(&rt->driver, &alarm->sleep, when_ns, task)) {
         return true;
     }
     fr_task_unref(task);
-    self->rt = NULL;
+    alarm->rt = NULL;
     return false;
 }
 
+/* True: it was in the wheel, and the reference to alarm->task is the caller's. */
+static bool take_back(struct fr_alarm *alarm)
+{
+    struct fr_runtime *rt = alarm->rt;
+    if (!rt) {
+        return false;
+    }
+    alarm->rt = NULL;
+    if (fr_alarm_fired(alarm)) {
+        return false; /* [D6] */
+    }
+    bool foreign = fr_foreign_begin(rt);
+    bool armed = rt->generation == alarm->generation && fr_driver_sleep_disarm(&rt->driver, &alarm->sleep);
+    fr_foreign_end(rt, foreign);
+    return armed;
+}
+
+void fr_alarm_clear(struct fr_alarm *alarm)
+{
+    if (take_back(alarm)) {
+        fr_task_unref(alarm->task);
+    }
+}
+
+bool fr_alarm_take(struct fr_alarm *alarm, struct fr_task *task, uint64_t when_ns)
+{
+    if (!take_back(alarm)) {
+        return true;
+    }
+    struct fr_task *owner = alarm->task;
+    bool may = fr_leaf_may_take(owner, task);
+    if (!may && !fr_alarm_set(alarm, owner, when_ns)) {
+        fr_task_wake(owner); /* its time has come meanwhile */
+    }
+    fr_task_unref(owner);
+    return may;
+}
+
+uint64_t fr_delay_ns(double seconds)
+{
+    double ns = seconds * 1e9;
+    if (ns >= (double)FR_FOREVER_NS) {
+        return FR_FOREVER_NS;
+    }
+    uint64_t whole = (uint64_t)ns;
+    return whole + ((double)whole < ns);
+}
+
+int fr_parse_instant(PyObject *value, uint64_t *when_ns)
+{
+    int overflow;
+    long long ns = PyLong_AsLongLongAndOverflow(value, &overflow);
+    if (ns == -1 && PyErr_Occurred()) {
+        return -1;
+    }
+    *when_ns = overflow > 0 ? FR_FOREVER_NS : ns > 0 ? (uint64_t)ns : 0;
+    return 0;
+}
+
+void fr_no_timers(void)
+{
+    PyErr_SetString(PyExc_RuntimeError, "this runtime was built without timers; call Builder.enable_time() or "
+                                        "enable_all()");
+}
+
+/* ---- sleep ---- */
+
+typedef struct {
+    PyObject_HEAD
+    struct fr_alarm alarm;
+    uint64_t when_ns; /* with RELATIVE: the delay, counted from the first await; else the deadline */
+} SleepObject;
+
+#define RELATIVE (UINT64_C(1) << 63) /* a bit rather than a field: there may be a million of these */
+
 static PyObject *step(SleepObject *self, struct fr_task *task)
 {
-    if (!task->rt->time) {
-        PyErr_SetString(PyExc_RuntimeError, "this runtime was built without timers; call Builder.enable_time() or "
-                                            "enable_all()");
+    if (!fr_timers_enabled(task->rt)) {
         return NULL;
     }
     if (self->when_ns & RELATIVE) {
-        uint64_t now = fr_now_ns(task->rt), delay = self->when_ns & ~RELATIVE;
-        self->when_ns = delay > FOREVER_NS - now ? FOREVER_NS : now + delay;
+        self->when_ns = fr_deadline_after(fr_now_ns(task->rt), self->when_ns & ~RELATIVE);
     }
-    if (self->rt == task->rt && self->task == task) {
-        if (!fr_driver_sleep_fired(&task->rt->driver, &self->sleep)) {
+    struct fr_alarm *alarm = &self->alarm;
+    if (fr_alarm_is_for(alarm, task)) {
+        if (!fr_alarm_fired(alarm)) {
             return fr_leaf_park(); /* spurious */
         }
-        self->rt = NULL;
+        alarm->rt = NULL;
         return NULL;
     }
-    if (self->rt && !fr_leaf_may_take(self->task, task)) {
+    if (!fr_alarm_take(alarm, task, self->when_ns)) {
         return NULL;
     }
-    disarm(self); /* the task that waited is over */
-    if (self->when_ns > fr_now_ns(task->rt) && arm(self, task)) {
+    if (self->when_ns > fr_now_ns(task->rt) && fr_alarm_set(alarm, task, self->when_ns)) {
         return fr_leaf_park();
     }
     return fr_leaf_spend() ? NULL : fr_leaf_yield();
@@ -77,7 +124,7 @@ static PyObject *step(SleepObject *self, struct fr_task *task)
 
 static void sleep_let_go(PyObject *op)
 {
-    disarm((SleepObject *)op);
+    fr_alarm_clear(&((SleepObject *)op)->alarm);
 }
 
 FR_LEAF_METHODS(sleep, sleep_let_go);
@@ -86,11 +133,11 @@ static PyObject *sleep_iternext(PyObject *op)
 {
     SleepObject *self = (SleepObject *)op;
     struct fr_task *task = fr_leaf_task();
-    if (!task || !fr_leaf_enter(&self->sleep.stepping)) {
+    if (!task || !fr_leaf_enter(&self->alarm.sleep.stepping)) {
         return NULL;
     }
     PyObject *token = step(self, task);
-    fr_leaf_exit(&self->sleep.stepping);
+    fr_leaf_exit(&self->alarm.sleep.stepping);
     return token;
 }
 
@@ -119,15 +166,13 @@ static SleepObject *sleep_new(struct fr_module *mod)
 {
     SleepObject *self = (SleepObject *)fr_alloc(mod->sleep_type, FR_FREE_SLEEP);
     if (self) {
-        self->sleep = (struct fr_sleep){.task = NULL};
-        self->rt = NULL;
-        self->task = NULL;
+        fr_alarm_init(&self->alarm);
         self->when_ns = 0;
     }
     return self;
 }
 
-int fr_parse_seconds(PyObject *value, const char *what, double *seconds)
+static int parse_other_seconds(PyObject *value, const char *what, double *seconds)
 {
     PyObject *total = NULL;
     if (!PyFloat_Check(value) && !PyLong_Check(value) && PyObject_HasAttrString(value, "total_seconds")) {
@@ -143,7 +188,7 @@ int fr_parse_seconds(PyObject *value, const char *what, double *seconds)
         Py_XDECREF(total);
         return -1;
     }
-    *seconds = PyFloat_AsDouble(value);
+    *seconds = PyLong_CheckExact(value) ? PyLong_AsDouble(value) : PyFloat_AsDouble(value);
     Py_XDECREF(total);
     if (*seconds == -1.0 && PyErr_Occurred()) {
         if (PyErr_ExceptionMatches(PyExc_OverflowError)) { /* an int beyond any float: for ever, or before now */
@@ -153,6 +198,16 @@ int fr_parse_seconds(PyObject *value, const char *what, double *seconds)
             PyErr_Clear();
             PyErr_Format(PyExc_TypeError, "argument '%s' must be seconds (float or int) or a timedelta", what);
         }
+        return -1;
+    }
+    return 0;
+}
+
+int fr_parse_seconds(PyObject *value, const char *what, double *seconds)
+{
+    if (PyFloat_CheckExact(value)) {
+        *seconds = PyFloat_AS_DOUBLE(value);
+    } else if (parse_other_seconds(value, what, seconds)) {
         return -1;
     }
     if (isnan(*seconds) || *seconds < 0) {
@@ -170,21 +225,20 @@ PyObject *fr_timer_sleep(PyObject *module, PyObject *value)
     }
     SleepObject *self = sleep_new(PyModule_GetState(module));
     if (self) {
-        double ns = ceil(seconds * 1e9);
-        self->when_ns = RELATIVE | (ns >= (double)FOREVER_NS ? FOREVER_NS : (uint64_t)ns);
+        self->when_ns = RELATIVE | fr_delay_ns(seconds);
     }
     return (PyObject *)self;
 }
 
 PyObject *fr_timer_sleep_until(PyObject *module, PyObject *deadline)
 {
-    long long ns = PyLong_AsLongLong(deadline);
-    if (ns == -1 && PyErr_Occurred()) {
+    uint64_t when_ns;
+    if (fr_parse_instant(deadline, &when_ns)) {
         return NULL;
     }
     SleepObject *self = sleep_new(PyModule_GetState(module));
     if (self) {
-        self->when_ns = ns > 0 ? (uint64_t)ns : 0;
+        self->when_ns = when_ns;
     }
     return (PyObject *)self;
 }

@@ -625,6 +625,8 @@ int fr_worker_init(struct fr_worker *worker, struct fr_runtime *rt, uint32_t ind
     worker->free[FR_FREE_HANDLE].type = mod->handle_type;
     worker->free[FR_FREE_JOIN].type = mod->join_type;
     worker->free[FR_FREE_SLEEP].type = mod->sleep_type;
+    worker->free[FR_FREE_TIMED].type = mod->timed_type;
+    worker->free[FR_FREE_SCOPE].type = mod->scope_type;
     worker->free[FR_FREE_IO_OP].type = mod->io_op_type;
     worker->free[FR_FREE_ONESHOT].type = mod->oneshot_sender_type;
     worker->free[FR_FREE_RECV].type = mod->oneshot_receiver_type;

@@ -129,7 +129,7 @@ bool fr_driver_sleep_arm(struct fr_driver *driver, struct fr_sleep *sleep, uint6
 {
     uint64_t tick = tick_ceil(driver, deadline_ns);
     fr_mutex_lock(&driver->timer_lock);
-    sleep->fired = false;
+    atomic_store_explicit(&sleep->fired, false, memory_order_relaxed); /* its owner's: it is in no list yet */
     fr_timer_init(&sleep->timer);
     sleep->armed = fr_wheel_insert(&driver->wheel, &sleep->timer, tick);
     sleep->task = sleep->armed ? task : NULL;
@@ -157,14 +157,6 @@ bool fr_driver_sleep_disarm(struct fr_driver *driver, struct fr_sleep *sleep)
     return armed;
 }
 
-bool fr_driver_sleep_fired(struct fr_driver *driver, struct fr_sleep *sleep)
-{
-    fr_mutex_lock(&driver->timer_lock);
-    bool fired = sleep->fired;
-    fr_mutex_unlock(&driver->timer_lock);
-    return fired;
-}
-
 static uint64_t next_deadline_locked(struct fr_driver *driver)
 {
     uint64_t tick = fr_wheel_next(&driver->wheel);
@@ -190,9 +182,10 @@ static int take_expired_locked(struct fr_driver *driver, uint64_t now_ns, void *
     while (n < EXPIRE_BATCH && (timer = fr_timer_pop_expired(&driver->expired))) {
         struct fr_sleep *sleep = (struct fr_sleep *)timer; /* its first member */
         sleep->armed = false;
-        sleep->fired = true;
         batch[n++] = sleep->task;
         sleep->task = NULL;
+        /* release, and last: pairs with fr_driver_sleep_fired() [D6] */
+        atomic_store_explicit(&sleep->fired, true, memory_order_release);
     }
     return n;
 }

@@ -19,6 +19,8 @@
  *               `ready` and takes the waiters under it: no wake-up is lost.
  *            D4 the descriptor is closed only when CLOSED is set and no system call is in progress.
  *            D5 a timer inserted with an earlier deadline than `sleeping` kicks the eventfd, else nobody is woken.
+ *            D6 `fired` is the last thing the driver writes into an fr_sleep, and before it wakes the task: whoever
+ *               sees it owns the memory, and a task that was woken by it sees it.
  * LOCKS      timer_lock, io->lock and slab->lock are leaves: nothing is called while one is held but list and wheel
  *            functions and the poller's add and remove, whose own lock is innermost.
  * SHUTDOWN   fr_driver_destroy when no thread can take a turn any more and none of the runtime's own tasks waits; open
@@ -108,7 +110,7 @@ struct fr_sleep {
     struct fr_timer timer;
     void *task;            /* one reference while armed */
     bool armed;            /* under timer_lock */
-    bool fired;            /* under timer_lock */
+    _Atomic bool fired;    /* set last: from then on the driver no longer knows this sleep [D6] */
     _Atomic bool stepping; /* the leaf's own, in what would be padding */
 };
 
@@ -144,7 +146,13 @@ int fr_driver_add_interrupt(struct fr_driver *driver, int fd);
 bool fr_driver_sleep_arm(struct fr_driver *driver, struct fr_sleep *sleep, uint64_t deadline_ns, void *task);
 /* True if it was armed: the caller then owns the task reference again. */
 bool fr_driver_sleep_disarm(struct fr_driver *driver, struct fr_sleep *sleep);
-bool fr_driver_sleep_fired(struct fr_driver *driver, struct fr_sleep *sleep);
+
+/* Whether its time has come. Needs no lock: who was woken by it sees it, and may free it then [D6]. */
+static inline bool fr_driver_sleep_fired(struct fr_sleep *sleep)
+{
+    return atomic_load_explicit(&sleep->fired, memory_order_acquire); /* pairs with take_expired_locked() */
+}
+
 /* Whether no descriptor is registered: the poller then has nothing to say. A hint. */
 static inline bool fr_driver_has_no_io(struct fr_driver *driver)
 {

@@ -56,7 +56,7 @@ static void test_timer_never_early(void)
     for (int ms = 1; ms <= 8; ms++) {
         uint64_t deadline = fr_clock_ns() + (uint64_t)ms * 1000000;
         CHECK(fr_driver_sleep_arm(&driver, &sleep, deadline, &count));
-        while (!fr_driver_sleep_fired(&driver, &sleep)) {
+        while (!fr_driver_sleep_fired(&sleep)) {
             CHECK(fr_driver_turn(&driver, -1) >= 0);
         }
         CHECK(fr_clock_ns() >= deadline);
@@ -77,7 +77,7 @@ static void test_disarmed_timer_does_not_fire(void)
     CHECK(fr_driver_sleep_arm(&driver, &late, fr_clock_ns() + 6000000, &second));
     CHECK(fr_driver_sleep_disarm(&driver, &early));
     CHECK(!fr_driver_sleep_disarm(&driver, &early));
-    while (!fr_driver_sleep_fired(&driver, &late)) {
+    while (!fr_driver_sleep_fired(&late)) {
         CHECK(fr_driver_turn(&driver, -1) >= 0);
     }
     CHECK_EQ(first, 0);
@@ -137,7 +137,7 @@ static void *timer_stress(void *arg)
         }
         self->armed++;
         uint64_t patience = rng_below(&self->rng, 4000);
-        for (uint64_t i = 0; i < patience && !fr_driver_sleep_fired(self->driver, &sleep); i++) {
+        for (uint64_t i = 0; i < patience && !fr_driver_sleep_fired(&sleep); i++) {
             sched_yield();
         }
         if (fr_driver_sleep_disarm(self->driver, &sleep)) {

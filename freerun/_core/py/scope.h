@@ -1,0 +1,112 @@
+/* scope: a part of a task that can be cancelled by itself: by its deadline, or from any thread.
+ *
+ * A task is a line of execution, and may hold others within it: timeout(s, aw) steps `aw` by itself. Each line has a
+ * stack of the scopes that it is in. Before a line is stepped, whoever steps it (task.c for the task, the awaitable for
+ * what it awaits) looks whether one of its scopes is due; then the line gets Cancelled thrown in instead of being
+ * resumed, once. Leaving the scope turns that Cancelled into what the scope is for: TimeoutError.
+ *
+ * THREADS    enter, leave, and everything about stacks: the thread that polls the task. cancel, reschedule, expired,
+ *            when: any attached thread.
+ * STATE      attached.
+ * OWNERSHIP  a line owns its innermost scope, each scope its parent. An active scope owns a reference to its task.
+ * FIELDS     task->scopes, floor   the stack of the line being stepped: its innermost scope, and where those around
+ *                                  the line begin, which it leaves alone
+ *            parent, delivered, overtaken   the thread that polls the task
+ *            phase               written in the critical section; atomic, for those who look without it
+ *            cancelled           set once, by anybody: with it, or with a fired alarm, the scope is *due*
+ *            alarm, when_ns, task   in the object's critical section; `fired` of the alarm as said in rt/driver.h
+ * INVARIANTS C1 whoever makes a scope due wakes its task afterwards, so the line is stepped again after that.
+ *            C2 a due scope is delivered once: one Cancelled for however many scopes of a line are due together.
+ *            C3 the outermost wins: when something outside cancels the line (an abort, an outer scope, a timeout
+ *               around it), the scopes inside are overtaken, and let the Cancelled pass as it is.
+ *            C4 a scope that was left is in the phase DONE and is not delivered. It may still be in a stack, if it was
+ *               left from another line or task than its own, and is skipped there.
+ * LOCKS      the critical section of the object; the driver's timer lock inside. Nothing is woken or dropped in it.
+ * SHUTDOWN   a task that ends lets go of what is still in its stack.
+ * PROVED BY  tests/time/test_timeout_scope.py, tests/time/test_timeout_nested.py
+ */
+#ifndef FR_SCOPE_H
+#define FR_SCOPE_H
+
+#include "timer.h"
+
+/* In place of a number of seconds. */
+#define FR_LIMIT_INSTANT (-1.0) /* a deadline was given */
+#define FR_LIMIT_CUT     (-2.0) /* cancel() was called */
+
+enum fr_scope_phase { FR_SCOPE_NEW, FR_SCOPE_ACTIVE, FR_SCOPE_DONE };
+
+struct fr_scope {
+    PyObject_HEAD
+    struct fr_alarm alarm;
+    struct fr_scope *parent;
+    struct fr_task *task;
+    uint64_t when_ns; /* the deadline; unless one was given, from the entry on (`fixed`) */
+    double seconds;   /* the limit, or one of FR_LIMIT_* */
+    _Atomic uint8_t phase;
+    _Atomic bool cancelled;
+    bool fixed;
+    bool delivered;
+    bool overtaken;
+};
+
+/* What a coroutine that is stepped by itself within a task has of its own. */
+struct fr_line {
+    struct fr_scope *scopes; /* innermost; NULL: it is in none but those around it */
+    struct fr_scope *floor;  /* the innermost of those around it; only compared */
+};
+
+static inline bool fr_scope_is_due(struct fr_scope *scope)
+{
+    /* acquire, both: pairs with fr_scope_cancel() and the driver; what they did before is visible [C1] */
+    return atomic_load_explicit(&scope->cancelled, memory_order_acquire) || fr_alarm_fired(&scope->alarm);
+}
+
+/* The slow part of fr_scopes_take_due(). */
+bool fr_scopes_take(struct fr_task *task);
+
+/* Whether the line being stepped has to get Cancelled now. Says so once [C2]. */
+static inline bool fr_scopes_take_due(struct fr_task *task)
+{
+    return __builtin_expect(task->scopes != task->floor, 0) && fr_scopes_take(task);
+}
+
+/* Something outside of the line being stepped throws Cancelled into it: that serves whatever is due in it too [C3]. */
+void fr_scopes_overtake(struct fr_task *task);
+/* The line is over: whatever is still in its stack is left. */
+void fr_scopes_drop(struct fr_line *line);
+
+/* Around every step of a line: its stack becomes the task's, on top of the scopes around it. Returns the outer line. */
+static inline struct fr_line fr_line_begin(struct fr_line *line, struct fr_task *task)
+{
+    struct fr_line outer = {task->scopes, task->floor};
+    if (line->scopes) {
+        task->scopes = line->scopes;
+        task->floor = line->floor;
+    } else {
+        Py_XINCREF(outer.scopes);
+        task->floor = outer.scopes;
+    }
+    return outer;
+}
+
+static inline void fr_line_end(struct fr_line *line, struct fr_task *task, struct fr_line outer)
+{
+    if (task->scopes == task->floor) {
+        Py_XDECREF(task->floor);
+        line->scopes = NULL;
+    } else {
+        *line = (struct fr_line){task->scopes, task->floor};
+    }
+    task->scopes = outer.scopes;
+    task->floor = outer.floor;
+}
+
+/* Cancels the scope, from any thread; nothing if it is over, or due already. */
+void fr_scope_cancel(struct fr_scope *scope);
+/* `seconds` counts from the entry; FR_LIMIT_INSTANT: until when_ns. */
+PyObject *fr_scope_new(struct fr_module *mod, double seconds, uint64_t when_ns);
+/* "not done within ... s", from the Cancelled. NULL with another exception. */
+PyObject *fr_timeout_error(double seconds, PyObject *cancelled);
+
+#endif
