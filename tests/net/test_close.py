@@ -404,7 +404,8 @@ def test_no_descriptor_is_left(flavor: Flavor) -> None:
         with flavor.builder().build() as rt:
             scenario(rt)
     gc.collect()
-    assert set(open_fds()) == set(before), (before, open_fds())
+    after = open_fds()
+    assert set(after) == set(before), {fd: (before.get(fd), after.get(fd)) for fd in set(after) ^ set(before)}
 
 
 def test_a_stream_outlives_its_runtime(flavor: Flavor) -> None:

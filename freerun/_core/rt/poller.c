@@ -3,20 +3,26 @@
 #include <errno.h>
 #include <limits.h>
 #include <sys/epoll.h>
+#include <sys/socket.h>
 #include <unistd.h>
 
 #include "uring.h"
 
 enum { MAX_EVENTS = 256 };
+#define TOKEN_EPOLL UINT64_MAX /* the ring's: the epoll instance has something */
 
 int fr_poller_init(struct fr_poller *poller, enum fr_poller_kind kind)
 {
-    *poller = (struct fr_poller){.epfd = -1};
-    if (kind == FR_POLLER_IO_URING) {
-        return fr_uring_new(&poller->ring);
+    *poller = (struct fr_poller){.epfd = epoll_create1(EPOLL_CLOEXEC)};
+    int err = poller->epfd < 0 ? -errno : 0;
+    if (!err && kind == FR_POLLER_IO_URING) {
+        err = fr_uring_new(&poller->ring);
+        err = err ? err : fr_uring_poll_add(poller->ring, poller->epfd, EPOLLIN, TOKEN_EPOLL);
     }
-    poller->epfd = epoll_create1(EPOLL_CLOEXEC);
-    return poller->epfd < 0 ? -errno : 0;
+    if (err) {
+        fr_poller_destroy(poller);
+    }
+    return err;
 }
 
 void fr_poller_destroy(struct fr_poller *poller)
@@ -31,9 +37,16 @@ void fr_poller_destroy(struct fr_poller *poller)
     }
 }
 
+static bool is_listener(int fd)
+{
+    int listens = 0;
+    socklen_t size = sizeof listens;
+    return getsockopt(fd, SOL_SOCKET, SO_ACCEPTCONN, &listens, &size) == 0 && listens;
+}
+
 int fr_poller_add(struct fr_poller *poller, int fd, uint32_t events, uint64_t token)
 {
-    if (poller->ring) {
+    if (poller->ring && !is_listener(fd)) {
         return fr_uring_poll_add(poller->ring, fd, events, token);
     }
     struct epoll_event event = {.events = events, .data.u64 = token};
@@ -42,10 +55,9 @@ int fr_poller_add(struct fr_poller *poller, int fd, uint32_t events, uint64_t to
 
 void fr_poller_remove(struct fr_poller *poller, int fd, uint64_t token)
 {
-    if (poller->ring) {
+    bool elsewhere = epoll_ctl(poller->epfd, EPOLL_CTL_DEL, fd, NULL) && errno == ENOENT;
+    if (elsewhere && poller->ring) {
         fr_uring_poll_remove(poller->ring, token);
-    } else if (poller->epfd >= 0) {
-        epoll_ctl(poller->epfd, EPOLL_CTL_DEL, fd, NULL);
     }
 }
 
@@ -59,15 +71,43 @@ static int milliseconds(int64_t ns)
     return ms > INT_MAX ? INT_MAX : (int)ms;
 }
 
-int fr_poller_wait(struct fr_poller *poller, struct fr_poller_event *out, int max, int64_t timeout_ns)
+static int wait_epoll(struct fr_poller *poller, struct fr_poller_event *out, int max, int64_t timeout_ns)
 {
-    if (poller->ring) {
-        return fr_uring_wait(poller->ring, out, max, timeout_ns);
-    }
     struct epoll_event events[MAX_EVENTS];
     int n = epoll_wait(poller->epfd, events, max < MAX_EVENTS ? max : MAX_EVENTS, milliseconds(timeout_ns));
     for (int i = 0; i < n; i++) {
         out[i] = (struct fr_poller_event){.token = events[i].data.u64, .events = events[i].events};
     }
     return n < 0 ? -errno : n;
+}
+
+/* Takes the ring's word about the epoll instance out of the events. True if it was there. */
+static bool take_epoll(struct fr_poller *poller, struct fr_poller_event *events, int *n)
+{
+    bool found = false;
+    for (int i = 0; i < *n; i++) {
+        if (events[i].token != TOKEN_EPOLL) {
+            continue;
+        }
+        found = true;
+        if (events[i].ended) {
+            fr_uring_poll_add(poller->ring, poller->epfd, EPOLLIN, TOKEN_EPOLL);
+        }
+        events[i--] = events[--*n];
+    }
+    return found;
+}
+
+int fr_poller_wait(struct fr_poller *poller, struct fr_poller_event *out, int max, int64_t timeout_ns)
+{
+    if (!poller->ring) {
+        return wait_epoll(poller, out, max, timeout_ns);
+    }
+    int n = fr_uring_wait(poller->ring, out, max - 1, poller->epoll_has_more ? 0 : timeout_ns);
+    if (n < 0 || (!take_epoll(poller, out, &n) && !poller->epoll_has_more)) {
+        return n;
+    }
+    int more = wait_epoll(poller, out + n, max - n, 0);
+    poller->epoll_has_more = more == max - n;
+    return more > 0 ? n + more : n;
 }

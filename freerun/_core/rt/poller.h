@@ -25,9 +25,12 @@ struct fr_poller_event {
 
 struct fr_uring;
 
+/* With io_uring, listening sockets are in an epoll instance that the ring polls: a poll request is let go by the thread
+ * that made it, a moment after it is cancelled, and for that long a listener that is closed would still listen. */
 struct fr_poller {
-    int epfd;              /* -1 with io_uring */
+    int epfd;
     struct fr_uring *ring; /* NULL with epoll */
+    bool epoll_has_more;   /* the owner's: not everything fitted into the last wait */
 };
 
 /* 0 or -errno: what the kernel said to this kind. */

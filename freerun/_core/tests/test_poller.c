@@ -7,6 +7,7 @@
 #include <string.h>
 #include <sys/epoll.h>
 #include <sys/socket.h>
+#include <sys/un.h>
 #include <unistd.h>
 
 #include "../rt/poller.h"
@@ -101,7 +102,49 @@ static void test_removed_is_let_go(void)
 struct registration {
     struct fr_poller *poller;
     int fd;
+    _Atomic bool done;
 };
+
+/* After close() nobody is let in any more, not even for a moment, whichever thread registered the listener. */
+static void *add_listener(void *arg)
+{
+    struct registration *r = arg;
+    CHECK_EQ(fr_poller_add(r->poller, r->fd, EPOLLIN | EPOLLET, 99), 0);
+    while (!atomic_load(&r->done)) {
+        usleep(100);
+    }
+    return NULL;
+}
+
+static void test_a_closed_listener_refuses(void)
+{
+    struct fr_poller poller;
+    struct sockaddr_un address = {.sun_family = AF_UNIX, .sun_path = "\0freerun-test-"};
+    snprintf(address.sun_path + 1, sizeof address.sun_path - 1, "freerun-test-%d", (int)getpid());
+    CHECK_EQ(fr_poller_init(&poller, kind), 0);
+    for (int i = 0; i < 100; i++) {
+        struct registration r = {.poller = &poller, .fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0)};
+        pthread_t thread;
+        CHECK_EQ(bind(r.fd, (struct sockaddr *)&address, sizeof address), 0);
+        CHECK_EQ(listen(r.fd, 8), 0);
+        CHECK_EQ(pthread_create(&thread, NULL, add_listener, &r), 0);
+        int client = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0);
+        CHECK_EQ(connect(client, (struct sockaddr *)&address, sizeof address), 0);
+        struct fr_poller_event event[2];
+        while (fr_poller_wait(&poller, event, 2, SECOND) == 0) {
+        }
+        CHECK_EQ(event[0].token, 99);
+        fr_poller_remove(&poller, r.fd, 99);
+        close(r.fd);
+        close(client);
+        client = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0);
+        CHECK(connect(client, (struct sockaddr *)&address, sizeof address) < 0);
+        close(client);
+        atomic_store(&r.done, true);
+        CHECK_EQ(pthread_join(thread, NULL), 0);
+    }
+    fr_poller_destroy(&poller);
+}
 
 static void *add_and_exit(void *arg)
 {
@@ -116,7 +159,7 @@ static void test_the_thread_that_registered_exits(void)
     int fds[2];
     CHECK_EQ(fr_poller_init(&poller, kind), 0);
     make_pair(fds);
-    struct registration r = {&poller, fds[0]};
+    struct registration r = {.poller = &poller, .fd = fds[0]};
     pthread_t thread;
     CHECK_EQ(pthread_create(&thread, NULL, add_and_exit, &r), 0);
     CHECK_EQ(pthread_join(thread, NULL), 0);
@@ -210,6 +253,7 @@ static void test_all(struct check_env *env)
     test_removed_is_let_go();
     test_the_thread_that_registered_exits();
     test_regular_files_are_refused();
+    test_a_closed_listener_refuses();
     test_churn(env);
 }
 
