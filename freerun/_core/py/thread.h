@@ -8,10 +8,12 @@
  *            budget  what is left of the cooperative budget of this turn
  *            turn_ends  cycle count at which the turn has lasted a millisecond and the budget counts as spent
  *            wait    how the last leaf asked to wait; cleared before every step
+ *            refused a leaf that was ready found the budget spent; cleared by who wants to know
  */
 #ifndef FR_THREAD_H
 #define FR_THREAD_H
 
+#include <stdbool.h>
 #include <stdint.h>
 
 struct CoreObject;
@@ -31,6 +33,7 @@ struct fr_thread {
     uint64_t turn_ends;
     uint32_t budget;
     uint8_t wait;
+    bool refused;
 };
 
 #define FR_BUDGET 128
