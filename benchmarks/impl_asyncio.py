@@ -152,6 +152,19 @@ async def timeouts(count: int) -> int:
     return done
 
 
+async def timeouts_await(count: int) -> int:
+    """The same around an awaitable."""
+
+    async def body() -> int:
+        await asyncio.sleep(0)
+        return 1
+
+    done = 0
+    for _ in range(count):
+        done += await asyncio.wait_for(body(), 10)
+    return done
+
+
 async def cpu(kernel: Callable[[int], int], tasks: int, rounds: int) -> int:
     """Tasks that compute, with a yield after each kernel."""
 

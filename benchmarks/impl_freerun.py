@@ -16,7 +16,7 @@ from workloads import Unsupported, allocating_kernel, arithmetic_kernel, sleep_s
 import freerun
 from freerun.net import TcpListener
 from freerun.sync import oneshot
-from freerun.time import sleep
+from freerun.time import sleep, timeout
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine, Iterator
@@ -157,12 +157,24 @@ async def sleepers(count: int) -> int:
 
 async def timeouts(count: int) -> int:
     """Timeouts that never fire."""
-    timeout = needed("freerun.time", "timeout")
     done = 0
     for _ in range(count):
         async with timeout(10):
             await freerun.yield_now()
             done += 1
+    return done
+
+
+async def timeouts_await(count: int) -> int:
+    """The same around an awaitable."""
+
+    async def body() -> int:
+        await freerun.yield_now()
+        return 1
+
+    done = 0
+    for _ in range(count):
+        done += await timeout(10, body())
     return done
 
 

@@ -145,7 +145,12 @@ async def sleepers(count: int) -> int:
 
 
 async def timeouts(count: int) -> int:
-    """Timeouts that never fire."""
+    """Timeouts that never fire. TonIO has no blocks, only awaitables."""
+    return await timeouts_await(count)
+
+
+async def timeouts_await(count: int) -> int:
+    """The same: TonIO has this form only."""
 
     async def body() -> int:
         await tonio.yield_now()

@@ -154,7 +154,16 @@ WORKLOADS = [
     ),
     Workload(
         "timeouts",
-        "timeout(10 s) around one yield, one after another",
+        "timeout(10 s) as a block around one yield, one after another",
+        "timeouts/s",
+        (50_000,),
+        (5_000,),
+        product,
+        lambda count: count,
+    ),
+    Workload(
+        "timeouts_await",
+        "timeout(10 s, a coroutine that yields once), one after another",
         "timeouts/s",
         (50_000,),
         (5_000,),

@@ -275,10 +275,11 @@ async def test_real_time() -> None:
 @every_flavor
 async def test_cancelled_takers_lose_nothing() -> None:
     queue: DelayQueue[str] = DelayQueue()
-    queue.insert("value", 0.01)
+    key = queue.insert("value", 3600)
     for _ in range(3):
         with pytest.raises(TimeoutError):
             await timeout(0.001, queue.next())
+    queue.reset(key, 0.01)
     task = freerun.spawn(queue.next)
     await until(lambda: is_parked(task) or task.is_finished())
     task.abort()

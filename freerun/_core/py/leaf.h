@@ -40,6 +40,7 @@ static inline PyObject *fr_leaf_yield(void)
 static inline bool fr_leaf_spend(void)
 {
     if (fr_thread.budget == 0 || (int64_t)(fr_clock_ticks() - fr_thread.turn_ends) > 0) {
+        fr_thread.refused = true;
         return false;
     }
     fr_thread.budget--;

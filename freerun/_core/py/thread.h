@@ -9,10 +9,12 @@
  *            turn_ends  cycle count at which the turn has lasted a millisecond and the budget counts as spent
  *            wait    how the leaves of this step asked to wait, FR_WAIT_*; cleared before every step. Several of them, where
  *                    one task polls several awaitables: that one parks does not undo that another one yields
+ *            refused a leaf that was ready found the budget spent; cleared by who wants to know
  */
 #ifndef FR_THREAD_H
 #define FR_THREAD_H
 
+#include <stdbool.h>
 #include <stdint.h>
 
 struct CoreObject;
@@ -32,6 +34,7 @@ struct fr_thread {
     uint64_t turn_ends;
     uint32_t budget;
     uint8_t wait;
+    bool refused;
 };
 
 #define FR_BUDGET 128

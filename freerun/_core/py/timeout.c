@@ -13,6 +13,7 @@
  *            when_ns   the deadline; unless one was given, from the first suspension on (`fixed`)
  *            began     when the first step began, by the coarse clock
  *            expired   Cancelled was thrown in. released: somebody else cancelled it, which takes the limit away
+ *            grace     what was due gave way only since its budget was spent, and was let go on, once
  * INVARIANTS TO1 the alarm is set at the first suspension and no earlier: what is ready costs no timer.
  *            TO2 when `inner` is NULL there is no alarm, no claim and no scope left.
  *            TO3 a token that is not freerun's is passed on as it is, for the task to refuse it [L1].
@@ -34,6 +35,7 @@ typedef struct {
     bool claimed;
     bool expired;
     bool released;
+    bool grace;
 } TimedObject;
 
 static struct fr_module *module_of(TimedObject *self)
@@ -171,6 +173,10 @@ static PySendResult limit(TimedObject *self, struct fr_task *task, PySendResult 
 {
     bool waits = sent == PYGEN_NEXT && *result == FR_TOKEN && fr_thread.wait != FR_WAIT_NONE; /* [TO3] */
     if (!waits || self->expired || self->released || !is_due(self, task)) {
+        return sent;
+    }
+    if (fr_thread.refused && (fr_thread.wait & FR_WAIT_YIELD) && !self->grace) {
+        self->grace = true; /* it may well be ready: one turn more will tell */
         return sent;
     }
     self->expired = true;
@@ -426,7 +432,7 @@ static PyObject *timed_new(struct fr_module *mod, double seconds, uint64_t when_
     self->when_ns = when_ns;
     self->seconds = seconds;
     self->fixed = seconds < 0;
-    self->started = self->claimed = self->expired = self->released = false;
+    self->started = self->claimed = self->expired = self->released = self->grace = false;
     if (!PyObject_GC_IsTracked((PyObject *)self)) {
         PyObject_GC_Track(self);
     }
