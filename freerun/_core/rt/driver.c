@@ -422,7 +422,7 @@ void fr_io_release(struct fr_io *io)
     slab_put(slab);
 }
 
-int fr_io_open(struct fr_driver *driver, int fd, struct fr_io **out)
+int fr_io_open(struct fr_driver *driver, int fd, uint32_t ready, struct fr_io **out)
 {
     struct fr_io *io = io_alloc(driver->slab);
     if (!io) {
@@ -431,8 +431,7 @@ int fr_io_open(struct fr_driver *driver, int fd, struct fr_io **out)
     io->driver = driver;
     io->slab = driver->slab;
     io->fd = fd;
-    /* Assumed ready: the system call comes first, epoll only after EAGAIN. Not yet shared, so relaxed does. */
-    atomic_store_explicit(&io->ready, FR_READY_READ | FR_READY_WRITE, memory_order_relaxed);
+    atomic_store_explicit(&io->ready, ready, memory_order_relaxed); /* not yet shared */
     atomic_store_explicit(&io->use, 0, memory_order_relaxed);
     struct epoll_event event = {
         .events = EPOLLIN | EPOLLOUT | EPOLLRDHUP | EPOLLET,
