@@ -1,6 +1,9 @@
-"""TCP, UDP, Unix sockets, and descriptors of one's own. Tokio: `tokio::net`, `tokio::io::unix`."""
+"""TCP, UDP, Unix sockets, TLS, and descriptors of one's own. Tokio: `tokio::net`, `tokio::io::unix`, `tokio-rustls`."""
 
 from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
 
 from .async_fd import AsyncFd, ReadyGuard
 from .lookup import lookup_host
@@ -13,6 +16,10 @@ from .unix_datagram import UnixDatagram
 from .unix_listener import UnixListener
 from .unix_stream import UnixCredentials, UnixStream
 
+if TYPE_CHECKING:
+    from .tls_listener import TlsListener
+    from .tls_stream import TlsStream
+
 __all__ = [
     "AsyncFd",
     "OwnedReadHalf",
@@ -22,6 +29,8 @@ __all__ = [
     "TcpListener",
     "TcpSocket",
     "TcpStream",
+    "TlsListener",
+    "TlsStream",
     "UdpSocket",
     "UnixCredentials",
     "UnixDatagram",
@@ -30,3 +39,14 @@ __all__ = [
     "WriteHalf",
     "lookup_host",
 ]
+
+_LAZY = {"TlsListener": ".tls_listener", "TlsStream": ".tls_stream"}
+
+
+def __getattr__(name: str) -> Any:
+    """TLS is imported when it is used: not every program does, and not every Python has `ssl`."""
+    if name not in _LAZY:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    found = getattr(importlib.import_module(_LAZY[name], __name__), name)
+    globals()[name] = found
+    return found
