@@ -13,8 +13,8 @@
 
 #define PY_SSIZE_T_CLEAN
 #include <netinet/in.h>
-#include <stdbool.h>
 #include <Python.h>
+#include <stdbool.h>
 #include <sys/socket.h>
 #include <sys/un.h>
 
