@@ -9,6 +9,8 @@ from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from typing import Any
 
+from support import open_fds
+
 import freerun
 from freerun.net import TcpListener, TcpStream
 
@@ -125,6 +127,11 @@ def unanswering() -> Iterator[tuple[str, int]]:
         finally:
             for sock in waiting:
                 sock.close()
+
+
+def open_sockets() -> set[str]:
+    """This process's sockets. Runtimes have descriptors of other kinds, which come and go by themselves."""
+    return {what for what in open_fds().values() if what.startswith("socket:")}
 
 
 def has_ipv6() -> bool:

@@ -1,39 +1,50 @@
-"""A `socket.socket` over a descriptor that stays somebody else's, for the calls that never wait."""
+"""`socket.socket` over descriptors that belong to the engine, for the calls that never wait."""
 
 from __future__ import annotations
 
-import errno
 import os
 import socket
-from collections.abc import Callable
-from types import TracebackType
+from collections.abc import Callable, Container
 
 from freerun._core._native import IoSource
 
-__all__ = ["Borrowed", "error_of", "owner_of"]
+__all__ = ["a_socket", "error_of", "get_option", "own", "set_option", "with_socket"]
 
 
-class Borrowed:
-    """`with Borrowed(source) as sock:` lends the source's descriptor; it is never closed here."""
-
-    __slots__ = ("_sock",)
-
-    def __init__(self, source: IoSource) -> None:
-        fd = source.fileno()
-        if fd < 0:
-            raise OSError(errno.EBADF, f"this {type(source).__name__} is closed")
-        self._sock = socket.socket(fileno=fd)
-
-    def __enter__(self) -> socket.socket:
-        return self._sock
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self._sock.detach()
+def with_socket[T](source: IoSource, use: Callable[[socket.socket], T]) -> T:
+    """Lend the source's descriptor to `use`, as a socket; whoever closes the source, it stays open until then."""
+    result: T = source.with_fd(_lend, use)
+    return result
 
 
-def owner_of[S: IoSource](kind: Callable[[int], S], fd: int) -> S:
+def _lend[T](fd: int, use: Callable[[socket.socket], T]) -> T:
+    sock = socket.socket(fileno=fd)
+    try:
+        return use(sock)
+    finally:
+        sock.detach()
+
+
+def get_option(source: IoSource, level: int, option: int) -> int:
+    """An integer socket option."""
+    return with_socket(source, lambda sock: sock.getsockopt(level, option))
+
+
+def set_option(source: IoSource, level: int, option: int, value: int | bytes) -> None:
+    """Set a socket option."""
+    with_socket(source, lambda sock: sock.setsockopt(level, option, value))
+
+
+def a_socket(value: object, argument: str, kind: int, families: Container[int], what: str) -> socket.socket:
+    """Check a socket that somebody wants to hand over."""
+    if not isinstance(value, socket.socket):
+        raise TypeError(f"argument '{argument}' must be a socket.socket, not {type(value).__name__}: {value!r}")
+    if value.type != kind or value.family not in families:
+        raise ValueError(f"argument '{argument}' must be a {what}: {value!r}")
+    return value
+
+
+def own[S: IoSource](kind: Callable[[int], S], fd: int) -> S:
     """Make the owner of a descriptor; if that fails, close it, for then nobody owns it."""
     try:
         return kind(fd)

@@ -9,7 +9,7 @@ from freerun.task import spawn_blocking
 
 from .addr import Address, ToAddress, parse_address
 
-__all__ = ["SocketAddress", "lookup_host", "resolve"]
+__all__ = ["SocketAddress", "lookup_host", "numeric", "resolve"]
 
 type SocketAddress = tuple[Any, ...]
 """`(host, port)` for IPv4, `(host, port, flow, scope)` for IPv6, as the socket module has them."""
@@ -43,6 +43,19 @@ async def resolve(address: Address) -> list[tuple[socket.AddressFamily, SocketAd
     except socket.gaierror:
         found = await spawn_blocking(_getaddrinfo, address, 0)
     return found
+
+
+def numeric(address: Address, family: int) -> SocketAddress:
+    """The socket address of a host in numbers, for a socket of this family; `ValueError` for another one."""
+    try:
+        found = _getaddrinfo(address, _NUMERIC)
+    except socket.gaierror:
+        raise ValueError(f"argument 'addr': the host must be an IP address here, not {address.host!r}") from None
+    for each, where in found:
+        if each == family:
+            return where
+    version = 4 if family == socket.AF_INET else 6
+    raise ValueError(f"argument 'addr': {address.host!r} is no IPv{version} address, as this socket's are")
 
 
 def _getaddrinfo(address: Address, flags: int) -> list[tuple[socket.AddressFamily, SocketAddress]]:

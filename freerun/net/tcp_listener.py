@@ -2,31 +2,29 @@
 
 from __future__ import annotations
 
-import errno
 import socket
-from typing import TYPE_CHECKING, Self
+from typing import ClassVar, Self
 
 from freerun._arguments import flag, integer
-from freerun._core._native import IoSource
 
+from ._listener import Listener
 from ._opening import Opening
-from ._socket import error_of, owner_of
+from ._socket import a_socket, error_of
 from .addr import Address, ToAddress, parse_address
 from .lookup import SocketAddress, resolve
 from .tcp_stream import TcpStream
 
-if TYPE_CHECKING:
-    from types import TracebackType
-
 __all__ = ["TcpListener"]
 
-# The connection was gone before it was taken, or before it was looked at: go on with the next one, as accept(2) says.
-_GONE_WAITING = {errno.ECONNABORTED, errno.EPROTO}
-_GONE_TAKEN = {errno.ENOTCONN, errno.EINVAL, errno.ECONNRESET}
+_LONGEST_BACKLOG = 0x7FFFFFFF
 
 
-class TcpListener:
+class TcpListener(Listener[TcpStream]):
     """A TCP socket that takes connections: `accept()`, or `async for stream, addr in listener`.
+
+    Out of descriptors (`EMFILE`, `ENFILE`) or memory, an `async for` goes on: it logs one warning (logger `freerun`)
+    and tries again after pauses of 10 ms, doubling up to 1 s, until it succeeds. `accept()` raises the error, and the
+    next call pauses.
 
     Thread safety: every method may be called from any thread, those that are awaited inside a task; one task at a time
     may wait in `accept()`, a second one gets `RuntimeError`. Tokio: `tokio::net::TcpListener`.
@@ -52,13 +50,14 @@ class TcpListener:
         assert freerun.run(main) == b"hello 127.0.0.1"
     """
 
-    __slots__ = ("_family", "_io", "_local")
+    __slots__ = ()
+
+    _kind: ClassVar = TcpStream
 
     def __init__(self, sock: socket.socket) -> None:
         """Take over a listening, non-blocking socket; see `bind()` and `from_socket()`."""
-        self._family = sock.family
-        self._local: SocketAddress = sock.getsockname()
-        self._io = owner_of(IoSource, sock.detach())
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)  # accepted connections inherit it
+        super().__init__(sock)
 
     @classmethod
     def bind(cls, addr: ToAddress, backlog: int = 1024, reuse_port: bool = False) -> Opening[Self]:
@@ -86,7 +85,7 @@ class TcpListener:
         address = parse_address(addr)
         integer(backlog, "backlog", least=0)
         flag(reuse_port, "reuse_port")
-        return Opening(cls._bind(address, min(backlog, 0x7FFFFFFF), reuse_port))
+        return Opening(cls._bind(address, min(backlog, _LONGEST_BACKLOG), reuse_port))
 
     @classmethod
     def from_socket(cls, sock: socket.socket) -> Self:
@@ -109,12 +108,7 @@ class TcpListener:
 
             assert freerun.run(main)
         """
-        if not isinstance(sock, socket.socket):
-            raise TypeError(f"argument 'sock' must be a socket.socket, not {type(sock).__name__}: {sock!r}")
-        if sock.type != socket.SOCK_STREAM or sock.family not in {socket.AF_INET, socket.AF_INET6}:
-            raise ValueError(f"argument 'sock' must be a TCP socket: {sock!r}")
-        sock.setblocking(False)
-        return cls(sock)
+        return cls(a_socket(sock, "sock", socket.SOCK_STREAM, {socket.AF_INET, socket.AF_INET6}, "TCP socket"))
 
     @classmethod
     async def _bind(cls, address: Address, backlog: int, reuse_port: bool) -> Self:
@@ -137,86 +131,8 @@ class TcpListener:
             sock.listen(backlog)
             return cls(sock)
 
-    async def accept(self) -> tuple[TcpStream, SocketAddress]:
-        """Wait for a connection: the stream and its peer's address.
-
-        Errors: `OSError`: out of descriptors (`EMFILE`, `ENFILE`) or memory, or the listener was closed. The listener
-        stays usable; wait a little before the next call, or it fails the same way. `RuntimeError` if another task is
-        waiting here. Cancel safety: nothing is lost; the connection stays in the queue. Thread safety: for tasks.
-        Tokio: `TcpListener::accept`.
-
-        Example::
-
-            import freerun
-            from freerun.net import TcpListener, TcpStream
-
-            async def main() -> bool:
-                async with TcpListener.bind("127.0.0.1:0") as listener:
-                    async with TcpStream.connect(listener.local_addr) as client:
-                        stream, addr = await listener.accept()
-                        async with stream:
-                            return addr == client.local_addr
-
-            assert freerun.run(main)
-        """
-        while True:
-            try:
-                fd = await self._io.accept_fd()
-            except OSError as error:
-                if error.errno in _GONE_WAITING:
-                    continue
-                raise
-            if (taken := self._take(fd)) is not None:
-                return taken
-
-    def _take(self, fd: int) -> tuple[TcpStream, SocketAddress] | None:
-        """Make a stream of an accepted descriptor; `None` if its peer is gone."""
-        with socket.socket(self._family, socket.SOCK_STREAM, 0, fd) as sock:
-            try:
-                address: SocketAddress = sock.getpeername()
-                sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-            except OSError as error:
-                if error.errno in _GONE_TAKEN:
-                    return None
-                raise
-            return TcpStream._adopt(sock), address
-
     @property
     def local_addr(self) -> SocketAddress:
         """The address that it listens at, with the port that the system chose. Tokio: `TcpListener::local_addr`."""
-        return self._local
-
-    @property
-    def closed(self) -> bool:
-        """Whether `close()` was called."""
-        return self._io.closed
-
-    def fileno(self) -> int:
-        """The descriptor; -1 once closed."""
-        return self._io.fileno()
-
-    def close(self) -> None:
-        """Stop listening. A task that waits in `accept()` gets `OSError`, an `async for` ends. May be called twice."""
-        self._io.close()
-
-    def __aiter__(self) -> Self:
-        return self
-
-    async def __anext__(self) -> tuple[TcpStream, SocketAddress]:
-        try:
-            return await self.accept()
-        except OSError:
-            if self.closed:
-                raise StopAsyncIteration from None
-            raise
-
-    async def __aenter__(self) -> Self:
-        return self
-
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
-
-    def __repr__(self) -> str:
-        return f"<TcpListener {'closed' if self.closed else f'local_addr={self._local}'}>"
+        address: SocketAddress = self._local
+        return address

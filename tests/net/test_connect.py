@@ -9,7 +9,7 @@ import socket
 from typing import Any
 
 import pytest
-from net_support import LOCAL, connected, pair, unanswering
+from net_support import LOCAL, connected, open_sockets, pair, unanswering
 from support import every_flavor, is_parked, open_fds, until
 
 import freerun
@@ -79,11 +79,11 @@ async def test_unknown_host() -> None:
 @every_flavor
 async def test_timeout(timeout: Any) -> None:
     with unanswering() as addr:
-        before = set(open_fds())
+        before = open_sockets()
         with pytest.raises(TimeoutError, match=str(addr[1])) as caught:
             await TcpStream.connect(addr, timeout=timeout)
         assert caught.value.errno == errno.ETIMEDOUT
-        assert set(open_fds()) == before
+        assert open_sockets() == before
 
 
 @every_flavor
@@ -99,7 +99,7 @@ async def test_a_timeout_that_is_not_reached() -> None:
 @every_flavor
 async def test_an_aborted_connect_leaves_nothing() -> None:
     with unanswering() as addr:
-        before = set(open_fds())
+        before = open_sockets()
         for timeout in (None, 60):
             handle = freerun.spawn(connect, addr, timeout)
             await until(functools.partial(is_parked, handle), "connecting")
@@ -107,7 +107,7 @@ async def test_an_aborted_connect_leaves_nothing() -> None:
             with pytest.raises(freerun.JoinError) as caught:
                 await handle
             assert caught.value.is_cancelled()
-        assert set(open_fds()) == before
+        assert open_sockets() == before
 
 
 async def connect(addr: Any, timeout: float | None) -> None:

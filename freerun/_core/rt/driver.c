@@ -446,7 +446,7 @@ void fr_io_release(struct fr_io *io)
     slab_put(slab);
 }
 
-int fr_io_open(struct fr_driver *driver, int fd, struct fr_io **out)
+int fr_io_open(struct fr_driver *driver, int fd, uint32_t ready, struct fr_io **out)
 {
     struct fr_io *io = io_alloc(driver->slab);
     if (!io) {
@@ -455,8 +455,7 @@ int fr_io_open(struct fr_driver *driver, int fd, struct fr_io **out)
     io->driver = driver;
     io->slab = driver->slab;
     io->fd = fd;
-    /* Assumed ready: the system call comes first, epoll only after EAGAIN. Not yet shared, so relaxed does. */
-    atomic_store_explicit(&io->ready, FR_READY_READ | FR_READY_WRITE, memory_order_relaxed);
+    atomic_store_explicit(&io->ready, ready, memory_order_relaxed); /* not yet shared */
     atomic_store_explicit(&io->use, 0, memory_order_relaxed);
     atomic_fetch_add_explicit(&io->slab->registered, 1, memory_order_relaxed); /* before there can be an event */
     int err = fr_poller_add(&driver->poller, fd, IO_EVENTS | EPOLLET, token_of(io));

@@ -166,8 +166,9 @@ uint64_t fr_driver_next_deadline(struct fr_driver *driver);
 /* Fires what is due at `now_ns`; how many. Used by a turn, and by the paused clock. */
 int fr_driver_fire_timers(struct fr_driver *driver, uint64_t now_ns);
 
-/* Registers fd edge-triggered for both directions. 0 or -errno. */
-int fr_io_open(struct fr_driver *driver, int fd, struct fr_io **out);
+/* Registers fd edge-triggered for both directions; `ready` is what it is assumed to be ready for until a system call or
+ * epoll says otherwise. 0 or -errno. */
+int fr_io_open(struct fr_driver *driver, int fd, uint32_t ready, struct fr_io **out);
 /* Sets CLOSED, wakes both waiters, closes the descriptor as soon as no system call uses it. Idempotent. */
 void fr_io_close(struct fr_io *io);
 /* Like close, but the descriptor is handed back instead (-1 if it was closed or is in use). */
@@ -192,6 +193,20 @@ static inline int fr_io_begin(struct fr_io *io, uint32_t claim)
             return -16; /* EBUSY */
         }
     } while (!atomic_compare_exchange_weak_explicit(&io->use, &use, (use | claim) + FR_IO_USE_ONE, memory_order_acq_rel,
+                                                    memory_order_relaxed));
+    return 0;
+}
+
+/* Keeps the descriptor open for a call that needs no readiness: 0 or -EBADF. Unlike fr_io_begin() it works when the
+ * runtime is gone. pairs with fr_io_end() and fr_io_close() [D4] */
+static inline int fr_io_hold(struct fr_io *io)
+{
+    uint32_t use = atomic_load_explicit(&io->use, memory_order_relaxed); /* the CAS below validates it */
+    do {
+        if (use & FR_IO_CLOSED) {
+            return -9; /* EBADF */
+        }
+    } while (!atomic_compare_exchange_weak_explicit(&io->use, &use, use + FR_IO_USE_ONE, memory_order_acq_rel,
                                                     memory_order_relaxed));
     return 0;
 }

@@ -10,6 +10,8 @@
 #include "check.h"
 #include "kinds.h"
 
+enum { ASSUMED = FR_READY_READ | FR_READY_WRITE };
+
 /* A "task" here is an integer that counts its wake-ups. */
 typedef _Atomic uint32_t woken;
 
@@ -189,7 +191,7 @@ static void test_readiness(void)
     char byte;
     start(&driver);
     make_pair(fds);
-    CHECK_EQ(fr_io_open(&driver, fds[0], &io), 0);
+    CHECK_EQ(fr_io_open(&driver, fds[0], ASSUMED, &io), 0);
     uint32_t seen = fr_io_ready(io);
     CHECK(fr_io_is_ready(seen, FR_DIR_READ)); /* assumed until a system call says otherwise */
     CHECK_EQ(recv(fds[0], &byte, 1, 0), -1);
@@ -221,7 +223,7 @@ static void test_clear_loses_to_an_edge(void)
     int fds[2];
     start(&driver);
     make_pair(fds);
-    CHECK_EQ(fr_io_open(&driver, fds[0], &io), 0);
+    CHECK_EQ(fr_io_open(&driver, fds[0], ASSUMED, &io), 0);
     uint32_t seen = fr_io_ready(io);
     CHECK_EQ(send(fds[1], "x", 1, 0), 1);
     CHECK(fr_driver_turn(&driver, 0) >= 0);
@@ -241,7 +243,7 @@ static void test_close_and_claims(void)
     int fds[2];
     start(&driver);
     make_pair(fds);
-    CHECK_EQ(fr_io_open(&driver, fds[0], &io), 0);
+    CHECK_EQ(fr_io_open(&driver, fds[0], ASSUMED, &io), 0);
     CHECK_EQ(fr_io_begin(io, FR_IO_CLAIM_READ), 0);
     CHECK(fr_io_begin(io, FR_IO_CLAIM_READ) == -EBUSY);
     CHECK_EQ(fr_io_begin(io, FR_IO_CLAIM_WRITE), 0);
@@ -258,6 +260,55 @@ static void test_close_and_claims(void)
     stop(&driver);
 }
 
+/* [D4] Who holds it without a claim keeps the descriptor open as well, also when the driver is gone. */
+static void test_hold(void)
+{
+    struct fr_driver driver;
+    struct fr_io *io;
+    int fds[2];
+    start(&driver);
+    make_pair(fds);
+    CHECK_EQ(fr_io_open(&driver, fds[0], ASSUMED, &io), 0);
+    CHECK_EQ(fr_io_begin(io, FR_IO_CLAIM_READ), 0);
+    CHECK_EQ(fr_io_hold(io), 0); /* beside a claim */
+    fr_io_end(io, FR_IO_CLAIM_READ);
+    CHECK(fr_io_detach(io) < 0); /* in use */
+    stop(&driver);
+    CHECK(fr_io_begin(io, FR_IO_CLAIM_READ) == -ESHUTDOWN);
+    CHECK_EQ(fr_io_hold(io), 0);
+    fr_io_end(io, 0);
+    fr_io_close(io);
+    CHECK(fr_io_hold(io) == -EBADF);
+    CHECK(fcntl(fds[0], F_GETFD) >= 0);
+    fr_io_end(io, 0);
+    CHECK(fcntl(fds[0], F_GETFD) < 0 && errno == EBADF);
+    fr_io_release(io);
+    close(fds[1]);
+}
+
+/* Nothing assumed: the first edge of the registration says what there is. */
+static void test_nothing_assumed(void)
+{
+    struct fr_driver driver;
+    struct fr_io *io;
+    int fds[2];
+    start(&driver);
+    make_pair(fds);
+    CHECK_EQ(fr_io_open(&driver, fds[0], 0, &io), 0);
+    CHECK(!fr_io_is_ready(fr_io_ready(io), FR_DIR_READ));
+    CHECK(!fr_io_is_ready(fr_io_ready(io), FR_DIR_WRITE));
+    CHECK(fr_driver_turn(&driver, 0) >= 0);
+    CHECK(fr_io_is_ready(fr_io_ready(io), FR_DIR_WRITE));
+    CHECK(!fr_io_is_ready(fr_io_ready(io), FR_DIR_READ));
+    CHECK_EQ(send(fds[1], "x", 1, 0), 1);
+    CHECK(fr_driver_turn(&driver, 0) >= 0);
+    CHECK(fr_io_is_ready(fr_io_ready(io), FR_DIR_READ));
+    fr_io_close(io);
+    fr_io_release(io);
+    close(fds[1]);
+    stop(&driver);
+}
+
 /* An fr_io may be closed after its driver: a stream outlives its runtime. */
 static void test_io_outlives_driver(void)
 {
@@ -266,7 +317,7 @@ static void test_io_outlives_driver(void)
     int fds[2];
     start(&driver);
     make_pair(fds);
-    CHECK_EQ(fr_io_open(&driver, fds[0], &io), 0);
+    CHECK_EQ(fr_io_open(&driver, fds[0], ASSUMED, &io), 0);
     stop(&driver);
     fr_io_close(io);
     CHECK(fcntl(fds[0], F_GETFD) < 0);
@@ -377,7 +428,7 @@ static void test_no_edge_is_lost(struct check_env *env)
     int fds[2];
     start(&driver);
     make_pair(fds);
-    CHECK_EQ(fr_io_open(&driver, fds[0], &reader.io), 0);
+    CHECK_EQ(fr_io_open(&driver, fds[0], ASSUMED, &reader.io), 0);
     reader.fd = fds[0];
     CHECK_EQ(pthread_create(&turning, NULL, drive, &driving), 0);
     CHECK_EQ(pthread_create(&reading, NULL, read_all, &reader), 0);
@@ -411,6 +462,8 @@ static void test_all(struct check_env *env)
     test_readiness();
     test_clear_loses_to_an_edge();
     test_close_and_claims();
+    test_hold();
+    test_nothing_assumed();
     test_io_outlives_driver();
     test_orphans();
     test_timer_stress(env);
