@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import array
 import gc
+import os
 import socket
 from typing import Any
 
@@ -12,6 +13,7 @@ from net_support import LOCAL, fill, has_ipv6, pair, read_to_end, shrink_buffers
 from support import every_flavor, is_parked, seeded, until
 
 import freerun
+from freerun._core._native import IoStream
 from freerun.io import UnexpectedEof
 from freerun.net import TcpListener, TcpSocket, TcpStream, UnixStream
 
@@ -24,8 +26,8 @@ async def test_read_into() -> None:
         assert await ours.read_into(buffer) == 5
         assert buffer == b"hello..."
         await theirs.write_all(b"abcdef")
-        with memoryview(buffer) as view:
-            assert await ours.read_into(view[2:4]) == 2
+        with memoryview(buffer) as view, view[2:4] as part:  # both let go here, whatever thread this has come to
+            assert await ours.read_into(part) == 2
         assert buffer == b"heabo..."
         words = array.array("H", [0, 0])
         assert await ours.read_into(words) == 4
@@ -383,3 +385,17 @@ async def test_bad_tcp_sockets() -> None:
             sock.bind("192.0.2.1:0")
     assert sock.fileno() == -1
     gc.collect()
+
+
+@every_flavor
+async def test_a_terminal_gives_a_line_at_a_time() -> None:
+    """A short read of it does not mean that there is no more."""
+    ours, theirs = os.openpty()
+    os.set_blocking(ours, False)
+    source = IoStream(theirs)
+    try:
+        os.write(ours, b"one\ntwo\nthree\n")
+        assert [await source.read() for _ in range(3)] == [b"one\n", b"two\n", b"three\n"]
+    finally:
+        source.close()
+        os.close(ours)

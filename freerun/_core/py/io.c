@@ -383,6 +383,14 @@ static int make_non_blocking(int fd)
     return 0;
 }
 
+/* A terminal gives a line at a time, and datagram sockets a datagram, however much more there is. */
+static bool is_byte_stream(int fd)
+{
+    int type = 0;
+    socklen_t size = sizeof type;
+    return getsockopt(fd, SOL_SOCKET, SO_TYPE, &type, &size) == 0 && type == SOCK_STREAM;
+}
+
 static int source_init(PyObject *op, PyObject *args, PyObject *kwargs)
 {
     static char *names[] = {"", "assume_ready", "set_nonblocking", NULL};
@@ -394,14 +402,16 @@ static int source_init(PyObject *op, PyObject *args, PyObject *kwargs)
         return -1;
     }
     struct fr_visit visit;
-    self->mod = PyModule_GetState(module);
-    if (self->io) {
+    if (atomic_exchange(&self->made, true)) {
         PyErr_SetString(PyExc_RuntimeError, "__init__ was called twice");
         return -1;
     }
+    self->mod = PyModule_GetState(module);
     if (!fr_visit_current(self->mod, &visit)) {
+        atomic_store(&self->made, false);
         return -1;
     }
+    self->byte_stream = is_byte_stream(fd);
     uint32_t ready = assume_ready ? FR_READY_READ | FR_READY_WRITE : 0;
     if (!visit.rt->io) {
         PyErr_SetString(PyExc_RuntimeError, "this runtime was built without I/O; call Builder.enable_io() or "
@@ -412,6 +422,9 @@ static int source_init(PyObject *op, PyObject *args, PyObject *kwargs)
         }
     }
     fr_visit_end(&visit);
+    if (!self->io) {
+        atomic_store(&self->made, false);
+    }
     return self->io ? 0 : -1;
 }
 

@@ -34,6 +34,8 @@ typedef struct {
     struct fr_io *io; /* NULL before __init__; valid until dealloc, closed or not */
     struct fr_module *mod;
     _Atomic uint32_t seen[2];
+    _Atomic bool made; /* __init__ has begun: one thread makes it */
+    bool byte_stream;  /* a stream socket, of which a short transfer says that it is drained [IO4] */
 } IoObject;
 
 enum fr_op_kind {

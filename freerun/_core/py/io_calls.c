@@ -69,10 +69,10 @@ static ssize_t send_vector(int fd, struct iovec *parts, int count)
 }
 
 /* Fewer bytes than were asked for: the kernel's buffer is drained (or full), the next edge will tell [IO4]. */
-static void note_short(struct fr_io *io, uint32_t ready, enum fr_direction dir, ssize_t n, Py_ssize_t asked)
+static void note_short(OpObject *op, uint32_t ready, enum fr_direction dir, ssize_t n, Py_ssize_t asked)
 {
-    if (n > 0 && n < asked) {
-        fr_io_clear(io, ready, dir);
+    if (n > 0 && n < asked && op->source->byte_stream) {
+        fr_io_clear(op->source->io, ready, dir);
     }
 }
 
@@ -91,7 +91,7 @@ static ssize_t receive(OpObject *op, char *buffer, uint32_t ready, struct fr_add
     }
     ssize_t n = recv_some(io->fd, buffer, (size_t)op->size, op->flags);
     if (!op->datagram && !op->flags) {
-        note_short(io, ready, FR_DIR_READ, n, op->size);
+        note_short(op, ready, FR_DIR_READ, n, op->size);
     }
     return n;
 }
@@ -184,7 +184,7 @@ static PyObject *write_some(OpObject *op, uint32_t ready, int *err)
         }
         op->done += n;
         if (n < left && !op->datagram) {
-            note_short(io, ready, FR_DIR_WRITE, n, left);
+            note_short(op, ready, FR_DIR_WRITE, n, left);
             ready = fr_io_ready(io);
         }
     } while (op->kind == FR_OP_WRITE_ALL && op->done < op->size);
@@ -205,7 +205,7 @@ static PyObject *write_vectored(OpObject *op, uint32_t ready, int *err)
         *err = (int)n;
         return NULL;
     }
-    note_short(op->source->io, ready, FR_DIR_WRITE, n, asked);
+    note_short(op, ready, FR_DIR_WRITE, n, asked);
     return PyLong_FromSsize_t(n);
 }
 
