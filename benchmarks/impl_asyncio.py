@@ -12,7 +12,7 @@ import socket
 from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Any, cast
 
-from workloads import allocating_kernel, arithmetic_kernel, sleep_seconds
+from workloads import TLS_MESSAGE, allocating_kernel, arithmetic_kernel, sleep_seconds, tls_contexts
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine, Iterator
@@ -163,6 +163,38 @@ async def timeouts_await(count: int) -> int:
     for _ in range(count):
         done += await asyncio.wait_for(body(), 10)
     return done
+
+
+async def tls_echo(connections: int, requests: int) -> int:
+    """Server and clients on streams over TLS, one request in flight on each connection."""
+    server_context, client_context = tls_contexts()
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        while data := await reader.read(65536):
+            writer.write(data)
+            await writer.drain()
+        writer.close()
+
+    server = await asyncio.start_server(serve, "127.0.0.1", 0, ssl=server_context)
+    port = server.sockets[0].getsockname()[1]
+
+    async def client() -> int:
+        reader, writer = await asyncio.open_connection(
+            "127.0.0.1", port, ssl=client_context, server_hostname="localhost"
+        )
+        done = 0
+        for _ in range(requests):
+            writer.write(TLS_MESSAGE)
+            await writer.drain()
+            done += await reader.readexactly(len(TLS_MESSAGE)) == TLS_MESSAGE
+        writer.close()
+        await writer.wait_closed()
+        return done
+
+    total = sum(await asyncio.gather(*[client() for _ in range(connections)]))
+    server.close()
+    await server.wait_closed()
+    return total
 
 
 async def cpu(kernel: Callable[[int], int], tasks: int, rounds: int) -> int:

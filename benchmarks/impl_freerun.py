@@ -11,10 +11,10 @@ import importlib
 from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Any
 
-from workloads import Unsupported, allocating_kernel, arithmetic_kernel, sleep_seconds
+from workloads import TLS_MESSAGE, Unsupported, allocating_kernel, arithmetic_kernel, sleep_seconds, tls_contexts
 
 import freerun
-from freerun.net import TcpListener
+from freerun.net import TcpListener, TlsListener, TlsStream
 from freerun.sync import oneshot
 from freerun.time import sleep, timeout
 
@@ -176,6 +176,36 @@ async def timeouts_await(count: int) -> int:
     for _ in range(count):
         done += await timeout(10, body())
     return done
+
+
+async def tls_echo(connections: int, requests: int) -> int:
+    """Server and clients over TLS, one request in flight on each connection."""
+    server_context, client_context = tls_contexts()
+
+    async def serve(stream: TlsStream) -> None:
+        async with stream:
+            while data := await stream.read():
+                await stream.write_all(data)
+
+    async def accept(listener: TlsListener) -> None:
+        async for stream, _ in listener:
+            freerun.spawn(serve, stream)
+
+    async def client(address: tuple[str, int]) -> int:
+        done = 0
+        async with TlsStream.connect(address, client_context, server_name="localhost") as stream:
+            for _ in range(requests):
+                await stream.write_all(TLS_MESSAGE)
+                done += await stream.read_exact(len(TLS_MESSAGE)) == TLS_MESSAGE
+            await stream.shutdown()
+        return done
+
+    async with TlsListener.bind(("127.0.0.1", 0), server_context) as listener:
+        acceptor = freerun.spawn(accept, listener)
+        clients = [freerun.spawn(client, listener.local_addr) for _ in range(connections)]
+        total = sum([await each for each in clients])
+        acceptor.abort()
+    return total
 
 
 async def cpu(kernel: Callable[[int], int], tasks: int, rounds: int) -> int:

@@ -164,6 +164,11 @@ async def timeouts_await(count: int) -> int:
     return done
 
 
+async def tls_echo(connections: int, requests: int) -> int:
+    """The bar for TLS is asyncio's."""
+    raise Unsupported("compared with asyncio and uvloop")
+
+
 async def cpu(kernel: Callable[[int], int], tasks: int, rounds: int) -> int:
     """Tasks that compute, with a yield after each kernel."""
 

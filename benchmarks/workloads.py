@@ -8,6 +8,7 @@ that follows from its sizes, and a run whose number is wrong is an error, not a 
 
 from __future__ import annotations
 
+import ssl
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -97,6 +98,16 @@ def sleep_seconds(number: int) -> float:
     return (50 + number % 101) / 1000
 
 
+TLS_MESSAGE = b"0123456789abcdef" * 64
+
+
+def tls_contexts() -> tuple[ssl.SSLContext, ssl.SSLContext]:
+    """A server's and a client's: the certificate for tests that freerun brings along, for everyone."""
+    from freerun.testing import localhost_tls
+
+    return localhost_tls()
+
+
 WORKLOADS = [
     Workload(
         "spawn_many",
@@ -169,6 +180,15 @@ WORKLOADS = [
         (5_000,),
         product,
         lambda count: count,
+    ),
+    Workload(
+        "tls_echo",
+        "TLS echo, 1 KB, 16 connections, both ends in the runtime",
+        "requests/s",
+        (16, 2000),
+        (16, 200),
+        product,
+        product,
     ),
     Workload(
         "cpu_allocating",
