@@ -83,7 +83,7 @@ async def test_timeout(timeout: Any) -> None:
         with pytest.raises(TimeoutError, match=str(addr[1])) as caught:
             await TcpStream.connect(addr, timeout=timeout)
         assert caught.value.errno == errno.ETIMEDOUT
-        assert open_sockets() == before
+        assert open_sockets() <= before
 
 
 @every_flavor
@@ -107,7 +107,7 @@ async def test_an_aborted_connect_leaves_nothing() -> None:
             with pytest.raises(freerun.JoinError) as caught:
                 await handle
             assert caught.value.is_cancelled()
-        assert open_sockets() == before
+        assert open_sockets() <= before
 
 
 async def connect(addr: Any, timeout: float | None) -> None:

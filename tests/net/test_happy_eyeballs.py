@@ -61,7 +61,7 @@ async def test_the_next_address_is_tried_after_250_ms(hosts: Any, silent: Any) -
             assert began.elapsed() == pytest.approx(0.5, abs=0.01)
             assert stream.peer_addr == listener.local_addr
             assert len(open_sockets() - before) == 2, "the losers are closed"
-    assert open_sockets() == before
+    assert open_sockets() <= before
 
 
 @every_flavor
@@ -86,7 +86,7 @@ async def test_the_first_to_answer_wins(hosts: Any, silent: Any) -> None:
                 async with theirs:
                     await theirs.write_all(b"welcome")
                     assert await stream.read_exact(7) == b"welcome"
-    assert open_sockets() == before
+    assert open_sockets() <= before
 
 
 @every_flavor
@@ -103,7 +103,7 @@ async def test_every_failure_is_in_the_error(hosts: Any, silent: Any) -> None:
         assert len(group.exceptions) == 4
         assert [type(each) for each in group.exceptions].count(ConnectionRefusedError) == 2
         assert {each.errno for each in group.exceptions} >= {errno.ECONNREFUSED, errno.EAFNOSUPPORT}
-    assert open_sockets() == before
+    assert open_sockets() <= before
 
 
 @every_flavor
@@ -112,7 +112,7 @@ async def test_a_timeout_gives_up_all_of_them(hosts: Any, silent: Any) -> None:
     hosts["name"] = [(V4, silent)] * 3
     with pytest.raises(TimeoutError, match="name:1"):
         await TcpStream.connect(("name", 1), timeout=0.3)  # two are under way by then
-    assert open_sockets() == before
+    assert open_sockets() <= before
 
 
 @every_flavor
@@ -124,11 +124,11 @@ async def test_an_abort_gives_up_all_of_them(hosts: Any, silent: Any) -> None:
         await TcpStream.connect(("name", 1))
 
     handle = freerun.spawn(connect)
-    await until(lambda: is_parked(handle) and len(open_sockets()) >= len(before) + 2)
+    await until(lambda: is_parked(handle) and len(open_sockets() - before) >= 2)
     handle.abort()
     with pytest.raises(freerun.JoinError):
         await handle
-    assert open_sockets() == before
+    assert open_sockets() <= before
 
 
 @freerun.test

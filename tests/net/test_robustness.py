@@ -153,7 +153,7 @@ async def test_thousands_of_connections_leave_nothing() -> None:
             await handle
         listener.close()
         assert await serving == count
-    await until(lambda: open_sockets() == before)
+    await until(lambda: open_sockets() <= before)
 
 
 @every_flavor
@@ -163,7 +163,7 @@ async def test_sockets_that_are_dropped_are_closed() -> None:
         made: list[Any] = [*UnixStream.pair(), *UnixDatagram.pair(), await UdpSocket.bind(LOCAL)]
         del made
     gc.collect()
-    await until(lambda: open_sockets() == before)
+    await until(lambda: open_sockets() <= before)
 
 
 def test_one_stream_and_many_threads(rt: freerun.Runtime) -> None:

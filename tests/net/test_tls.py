@@ -133,7 +133,7 @@ async def test_verified_by_default() -> None:
                 assert await stream.read() == b"x"
         listener.close()
         assert await serving == 3
-    await until(lambda: open_sockets() == before)
+    await until(lambda: open_sockets() <= before)
 
 
 @freerun.test
@@ -505,9 +505,10 @@ async def test_into_split() -> None:
         read.close()
         assert ours.closed
         a, b = theirs.split()
-        with pytest.raises(OSError):
-            await b.write_all(b"x")
-            await a.read()
+        assert await a.read() == b""
+        with pytest.raises((BrokenPipeError, ConnectionResetError)):
+            while True:
+                await b.write_all(b"x")
 
 
 @every_flavor
@@ -600,7 +601,7 @@ async def test_a_handshake_that_takes_too_long() -> None:
         handle.abort()
         with pytest.raises(freerun.JoinError):
             await handle
-    assert open_sockets() == before
+    assert open_sockets() <= before
 
 
 @every_flavor
@@ -624,7 +625,7 @@ async def test_silent_clients_keep_nobody_waiting() -> None:
             with contextlib.suppress(ConnectionResetError):
                 assert len(await read_to_end(each)) < 100  # hung up on; an alert at most
             each.close()
-    await until(lambda: open_sockets() == before)
+    await until(lambda: open_sockets() <= before)
 
 
 @every_flavor
@@ -734,7 +735,7 @@ async def test_listener_ends() -> None:
             await read_to_end(each)
         each.close()
     first.close()
-    await until(lambda: open_sockets() == before)
+    await until(lambda: open_sockets() <= before)
 
 
 @every_flavor

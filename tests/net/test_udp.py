@@ -91,11 +91,10 @@ async def test_tries() -> None:
                 tried()
         assert ours.try_send_to(b"x", theirs.local_addr) == 1
         assert ours.try_send_to(b"y", f"127.0.0.1:{theirs.local_addr[1]}") == 1
-        await theirs.readable()
+        assert await theirs.peek() == b"x"
         assert theirs.try_recv_from() == (b"x", ours.local_addr)
         assert theirs.try_recv() == b"y"
         await ours.connect(theirs.local_addr)
-        await ours.writable()
         assert ours.try_send(b"z") == 1
         assert await theirs.recv() == b"z"
         with pytest.raises(ValueError, match="IP address"):
@@ -313,4 +312,4 @@ def test_a_socket_shared_by_many_threads(rt: freerun.Runtime) -> None:
     assert 0 < received == sum(sent)
     ours.close()
     theirs.close()
-    assert open_sockets() == before
+    assert open_sockets() <= before

@@ -112,7 +112,7 @@ async def test_a_full_queue_is_waited_for() -> None:
         stream.close()
         (await second).close()
         first.close()
-    assert open_sockets() == before
+    assert open_sockets() <= before
 
 
 async def connect(name: str) -> UnixStream:
