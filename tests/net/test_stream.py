@@ -155,6 +155,7 @@ async def test_tries() -> None:
         await ours.shutdown()
         assert (await reader).endswith(b"ab")
         theirs.close()
+        assert await ours.read() == b""
         assert ours.try_read() == b""
 
 
