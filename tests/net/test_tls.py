@@ -647,7 +647,7 @@ async def test_silent_clients_are_hung_up_on(reports: Any) -> None:
             raise AssertionError("nobody is served")
         listener.close()
         assert await serving >= 1
-    assert len([text for text in reports.messages if "handshake" in text and "failed" in text]) >= 6
+    await until(lambda: sum("handshake" in text and "failed" in text for text in reports.messages) >= 6)
     assert all(record.levelno == logging.DEBUG for record in reports if "handshake" in record.getMessage())
 
 

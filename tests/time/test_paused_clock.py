@@ -73,6 +73,26 @@ async def test_advance() -> None:
 
 
 @freerun.test(start_paused=True)
+async def test_what_is_ready_comes_before_the_next_timer() -> None:
+    """Loopback needs no time: a jump of the clock must not overtake bytes that are there already."""
+    ours, theirs = freerun.net.UnixStream.pair()
+
+    async def echo() -> None:
+        while data := await theirs.read():
+            await theirs.write_all(data)
+
+    server = freerun.spawn(echo)
+    start = Instant.now()
+    async with ours:
+        for _ in range(100):
+            await ours.write_all(b"x")
+            assert await freerun.time.timeout(10, ours.read()) == b"x"
+    assert start.elapsed() == 0
+    await server
+    theirs.close()
+
+
+@freerun.test(start_paused=True)
 async def test_blocking_work_holds_the_clock() -> None:
     """Time does not jump while a blocking call may still bring something about."""
     release = threading.Event()

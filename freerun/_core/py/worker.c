@@ -477,13 +477,21 @@ static uint64_t next_jump(struct fr_runtime *rt)
     return fr_driver_next_deadline(&rt->driver);
 }
 
-/* A paused clock jumps to the next timer instead of sleeping. True if it did. */
+/* A paused clock jumps to the next timer instead of sleeping, unless a descriptor is ready: that comes first, as it
+ * would in a time that passes. True: look again. */
 static bool jump_clock(struct fr_worker *worker)
 {
     struct fr_runtime *rt = worker->rt;
     uint64_t next = next_jump(rt);
     if (next == UINT64_MAX) {
         return false;
+    }
+    if (fr_driver_try_acquire(&rt->driver)) {
+        int woken = turn(worker, 0);
+        fr_driver_release(&rt->driver);
+        if (woken > 0) {
+            return true;
+        }
     }
     if (next > atomic_load_explicit(&rt->paused_now, memory_order_relaxed)) {
         atomic_store_explicit(&rt->paused_now, next, memory_order_relaxed);
