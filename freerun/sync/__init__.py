@@ -2,8 +2,19 @@
 
 from __future__ import annotations
 
-from freerun._errors import RecvError, SendError, WouldBlock
+from freerun._core._native import Mutex, MutexGuard, Permit, Semaphore
+from freerun._errors import AcquireError, RecvError, SendError, WouldBlock
 
 from . import oneshot
 
-__all__ = ["RecvError", "SendError", "WouldBlock", "oneshot"]
+__all__ = [
+    "AcquireError",
+    "Mutex",
+    "MutexGuard",
+    "Permit",
+    "RecvError",
+    "Semaphore",
+    "SendError",
+    "WouldBlock",
+    "oneshot",
+]
