@@ -8,8 +8,8 @@ import subprocess
 from typing import Any
 
 import pytest
-from engine_support import drive, drive_until_parked, expect_line, finish, process
-from support import MULTI, PATIENCE, Flavor, in_threads, only
+from engine_support import drive_until_parked, expect_line, finish, process
+from support import MULTI, PATIENCE, Flavor, in_threads, only, wait_until
 
 import freerun
 
@@ -500,8 +500,8 @@ def test_raised_while_nobody_is_in_block_on(rt: freerun.Runtime, reports: Any) -
     dropped = rt.spawn(raiser(SystemExit("nobody's")))
     abort = dropped.abort_handle()
     del dropped
-    drive(rt, abort.is_finished)
-    drive(rt, lambda: any(record.levelno == logging.ERROR for record in reports))
+    wait_until(abort.is_finished)
+    wait_until(lambda: any(record.levelno == logging.ERROR for record in reports))
     (record,) = [record for record in reports if record.levelno == logging.ERROR]
     assert record.exc_info
     assert str(record.exc_info[1]) == "nobody's"
