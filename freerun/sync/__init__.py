@@ -4,6 +4,15 @@ from __future__ import annotations
 
 from freerun._errors import RecvError, SendError, WouldBlock
 
-from . import oneshot
+from . import broadcast, oneshot, watch
+from .broadcast import Lagged
 
-__all__ = ["RecvError", "SendError", "WouldBlock", "oneshot"]
+__all__ = [
+    "Lagged",
+    "RecvError",
+    "SendError",
+    "WouldBlock",
+    "broadcast",
+    "oneshot",
+    "watch",
+]
