@@ -3,6 +3,9 @@
 `ProcessBound`: what they have in common belongs to the process that made it. A forked child gets a copy, whose lock may
 be held by a thread that does not exist there, and Python drops that thread's frames in the child: a finalizer that
 waited for the lock would hang the fork itself. So finalizers leave copies alone.
+
+Finalizers also run when the interpreter ends and the globals of modules are gone. What they need they reach through
+`self`.
 """
 
 from __future__ import annotations
@@ -19,13 +22,15 @@ class ProcessBound:
 
     __slots__ = ("_pid",)
 
+    _getpid = staticmethod(os.getpid)
+
     def __init__(self) -> None:
-        self._pid = os.getpid()
+        self._pid = self._getpid()
 
     @property
     def forked(self) -> bool:
         """Whether this is a copy in a forked child."""
-        return self._pid != os.getpid()
+        return self._pid != self._getpid()
 
 
 class Handle:

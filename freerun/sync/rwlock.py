@@ -12,7 +12,6 @@ How it works, since it is also an example of a primitive on `freerun.lowlevel`:
 
 from __future__ import annotations
 
-import enum
 import threading
 from collections import OrderedDict
 from collections.abc import Coroutine, Generator, Iterable
@@ -135,22 +134,22 @@ class RwLock[T](ProcessBound):
 
     def _go_out(self, guard: _Guard[T]) -> None:
         with self._lock:
-            if guard._state is not _State.INSIDE:
+            if guard._state is not guard._INSIDE:
                 return
-            guard._state = _State.OUTSIDE
+            guard._state = guard._OUTSIDE
             if guard._writes:
                 self._writing = False
             else:
                 self._readers -= 1
             let_in = self._settle() if self._line else ()
-        wake(let_in)
+        self._wake(let_in)
 
     def _line_up(self, waiting: _Waiting) -> None:
         """Stand in line. That alone may let it in."""
         with self._lock:
             self._line[waiting] = None
             let_in = self._settle()
-        wake(let_in)
+        self._wake(let_in)
 
     def _give_up(self, waiting: _Waiting) -> None:
         """Leave the line, or the lock: it was let in, and will not come."""
@@ -161,7 +160,7 @@ class RwLock[T](ProcessBound):
             elif waiting.inside:
                 self._readers -= 1
             let_in = self._settle()  # also those that stood behind a writer
-        wake(let_in)
+        self._wake(let_in)
 
     def _downgrade(self, guard: RwLockWriteGuard[T]) -> None:
         with self._lock:
@@ -171,7 +170,12 @@ class RwLock[T](ProcessBound):
             guard._writes = self._writing = False
             self._readers += 1
             let_in = self._settle()
-        wake(let_in)
+        self._wake(let_in)
+
+    def _wake(self, let_in: Iterable[_Waiting]) -> None:
+        """Tell them that they are in."""
+        for waiting in let_in:
+            waiting.waker.wake()
 
     def _settle(self) -> list[_Waiting]:
         """Let in who may be in now, from the head of the line; to be woken after the lock, under which this runs."""
@@ -215,29 +219,22 @@ class _Waiting:
         self.inside = False  # let in, by somebody else, under the lock
 
 
-def wake(let_in: Iterable[_Waiting]) -> None:
-    """Tell them that they are in."""
-    for waiting in let_in:
-        waiting.waker.wake()
-
-
-class _State(enum.Enum):
-    NEW = "was not entered yet: await it, or use 'async with'"
-    ENTERING = "is not entered yet"
-    INSIDE = ""
-    OUTSIDE = "was released"
-
-
 class _Guard[T]:
     """What `read()` and `write()` give: the right to go in, once, and then the right to be in."""
 
     __slots__ = ("__weakref__", "_lock", "_state", "_writes")
 
+    # What an error says of it, and compared as it is.
+    _NEW = "was not entered yet: await it, or use 'async with'"
+    _ENTERING = "is not entered yet"
+    _INSIDE = "is inside"
+    _OUTSIDE = "was released"
+
     _writes: bool  # else it reads
 
     def __init__(self, lock: RwLock[T]) -> None:
         self._lock = lock
-        self._state = _State.NEW
+        self._state = self._NEW
 
     @property
     def value(self) -> T:
@@ -270,7 +267,7 @@ class _Guard[T]:
         self._lock._go_out(self)
 
     def __del__(self) -> None:
-        if hasattr(self, "_state") and self._state is _State.INSIDE and not self._lock.forked:
+        if hasattr(self, "_state") and self._state is self._INSIDE and not self._lock.forked:
             self._lock._go_out(self)
 
     async def _enter(self) -> Self:
@@ -286,7 +283,7 @@ class _Guard[T]:
             except BaseException:
                 lock._give_up(waiting)
                 raise
-        self._state = _State.INSIDE
+        self._state = self._INSIDE
         return self
 
     def _block(self) -> Self:
@@ -302,27 +299,27 @@ class _Guard[T]:
             except BaseException:
                 lock._give_up(waiting)
                 raise
-        self._state = _State.INSIDE
+        self._state = self._INSIDE
         return self
 
     def _try(self) -> Self:
         self._begin()
         if not self._lock._go_in(self._writes):
             raise WouldBlock(f"the lock is not free: {self._lock!r}")
-        self._state = _State.INSIDE
+        self._state = self._INSIDE
         return self
 
     def _begin(self) -> None:
-        if self._state is not _State.NEW:
+        if self._state is not self._NEW:
             raise RuntimeError("a guard is entered once: call read() or write() again")
-        self._state = _State.ENTERING
+        self._state = self._ENTERING
 
     def _check(self) -> None:
-        if self._state is not _State.INSIDE:
-            raise RuntimeError(f"this guard {self._state.value}")
+        if self._state is not self._INSIDE:
+            raise RuntimeError(f"this guard {self._state}")
 
     def __repr__(self) -> str:
-        return f"<{type(self).__name__} {self._state.name.lower()}>"
+        return f"<{type(self).__name__} {self._state}>"
 
 
 class RwLockReadGuard[T](_Guard[T]):
