@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 __all__ = [
+    "AcquireError",
     "Cancelled",
     "JoinError",
     "RecvError",
@@ -47,6 +48,10 @@ class JoinError(Exception):
 
     def __reduce__(self) -> tuple[type[JoinError], tuple[str, int, bool]]:
         return type(self), (str(self), self.id, self._cancelled)
+
+
+class AcquireError(Exception):
+    """The semaphore is closed: it gives no permits any more. Tokio: `tokio::sync::AcquireError`."""
 
 
 class RecvError(Exception):

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from freerun._errors import RecvError, SendError, WouldBlock
+from freerun._core._native import Mutex, MutexGuard, Permit, Semaphore
+from freerun._errors import AcquireError, RecvError, SendError, WouldBlock
 
 from . import broadcast, oneshot, watch
 from .barrier import Barrier, BarrierWaitResult
@@ -12,14 +13,19 @@ from .rwlock import RwLock, RwLockReadGuard, RwLockWriteGuard
 from .set_once import SetOnce, SetOnceError
 
 __all__ = [
+    "AcquireError",
     "Barrier",
     "BarrierWaitResult",
     "Lagged",
+    "Mutex",
+    "MutexGuard",
     "OnceCell",
+    "Permit",
     "RecvError",
     "RwLock",
     "RwLockReadGuard",
     "RwLockWriteGuard",
+    "Semaphore",
     "SendError",
     "SetError",
     "SetOnce",

@@ -1,6 +1,8 @@
 /* leaf: shared behaviour of awaitables, and the smallest of them: yield_now(), park(), Waker. */
 #include "leaf.h"
 
+#include <errno.h>
+
 struct fr_task *fr_leaf_no_task(void)
 {
     PyErr_SetString(PyExc_RuntimeError, "this awaitable works inside a freerun task only; use freerun.run(), "
@@ -21,6 +23,31 @@ bool fr_leaf_may_take(struct fr_task *owner, struct fr_task *task)
     }
     fr_leaf_shared();
     return false;
+}
+
+int fr_leaf_may_block(const char *function, const char *instead)
+{
+    if (!fr_thread.worker) {
+        return 0;
+    }
+    PyErr_Format(PyExc_RuntimeError, "%s() would block a worker: inside a task, await %s()", function, instead);
+    return -1;
+}
+
+int fr_leaf_wait_event(struct fr_event *event, int64_t timeout_ns)
+{
+    uint64_t deadline = timeout_ns < 0 ? UINT64_MAX : fr_clock_ns() + (uint64_t)timeout_ns;
+    for (;;) {
+        uint64_t now = timeout_ns < 0 ? 0 : fr_clock_ns();
+        int64_t left = timeout_ns < 0 ? -1 : deadline > now ? (int64_t)(deadline - now) : 0;
+        PyThreadState *state = PyEval_SaveThread();
+        int err = fr_event_wait(event, left);
+        PyEval_RestoreThread(state);
+        int result = err == -ETIMEDOUT ? 1 : err == 0 ? 0 : PyErr_CheckSignals();
+        if (err != -EINTR || result) {
+            return result;
+        }
+    }
 }
 
 PyObject *fr_leaf_self(PyObject *self)
@@ -166,6 +193,26 @@ static PyType_Spec budget_spec = {
     .slots = budget_slots,
 };
 
+/* ---- ready: what an await that has nothing to wait for awaits ---- */
+
+static PyObject *ready_iternext(PyObject *Py_UNUSED(self))
+{
+    return NULL;
+}
+
+static PyType_Slot ready_slots[] = {
+    {Py_tp_doc, "What leaving a block returns: nothing to wait for."},
+    FR_LEAF_SLOTS(ready_iternext),
+    {0, NULL},
+};
+
+static PyType_Spec ready_spec = {
+    .name = "freerun._core._native.Ready",
+    .basicsize = sizeof(PyObject),
+    .flags = Py_TPFLAGS_DEFAULT | Py_TPFLAGS_IMMUTABLETYPE | Py_TPFLAGS_DISALLOW_INSTANTIATION,
+    .slots = ready_slots,
+};
+
 /* ---- park: one suspension, ended by any wake-up ---- */
 
 typedef struct {
@@ -272,22 +319,34 @@ PyObject *fr_leaf_current_waker(PyObject *module, PyObject *Py_UNUSED(ignored))
     return (PyObject *)waker;
 }
 
+/* The only object of its type, which it keeps. */
+static PyObject *singleton(struct fr_module *mod, PyType_Spec *spec)
+{
+    PyTypeObject *type = NULL;
+    if (fr_module_add_type(mod, &type, spec, NULL)) {
+        return NULL;
+    }
+    PyObject *object = type->tp_alloc(type, 0);
+    Py_DECREF(type);
+    if (object) {
+        fr_immortalise(object);
+    }
+    return object;
+}
+
 int fr_leaf_add_types(struct fr_module *mod)
 {
-    PyTypeObject *budget_type = NULL;
     if (fr_module_add_type(mod, &mod->yield_type, &yield_spec, NULL) ||
         fr_module_add_type(mod, &mod->park_type, &park_spec, NULL) ||
-        fr_module_add_type(mod, &mod->waker_type, &waker_spec, "Waker") ||
-        fr_module_add_type(mod, &budget_type, &budget_spec, NULL)) {
+        fr_module_add_type(mod, &mod->waker_type, &waker_spec, "Waker")) {
         return -1;
     }
     mod->yield_now = mod->yield_type->tp_alloc(mod->yield_type, 0);
-    mod->consume_budget = budget_type->tp_alloc(budget_type, 0);
-    Py_DECREF(budget_type); /* its only object keeps it */
-    if (!mod->yield_now || !mod->consume_budget) {
+    mod->consume_budget = singleton(mod, &budget_spec);
+    mod->ready = singleton(mod, &ready_spec);
+    if (!mod->yield_now || !mod->consume_budget || !mod->ready) {
         return -1;
     }
     fr_immortalise(mod->yield_now);
-    fr_immortalise(mod->consume_budget);
     return 0;
 }

@@ -57,10 +57,15 @@ static inline struct fr_task *fr_leaf_task(void)
 }
 
 /* One thread at a time steps a leaf that keeps state: two tasks may have got hold of the same object. */
+static inline bool fr_leaf_try_enter(_Atomic bool *stepping)
+{
+    return !atomic_exchange_explicit(stepping, true, memory_order_acquire); /* pairs with fr_leaf_exit() */
+}
+
+/* The same; false with RuntimeError. */
 static inline bool fr_leaf_enter(_Atomic bool *stepping)
 {
-    /* acquire: pairs with fr_leaf_exit() */
-    if (__builtin_expect(!atomic_exchange_explicit(stepping, true, memory_order_acquire), 1)) {
+    if (__builtin_expect(fr_leaf_try_enter(stepping), 1)) {
         return true;
     }
     fr_leaf_shared();
@@ -74,6 +79,10 @@ static inline void fr_leaf_exit(_Atomic bool *stepping)
 
 /* False, with RuntimeError, if `owner`, for which the leaf is registered, is another task that still runs. */
 bool fr_leaf_may_take(struct fr_task *owner, struct fr_task *task);
+/* 0, or -1 with RuntimeError: this thread polls tasks, so `function` must not put it to sleep. */
+int fr_leaf_may_block(const char *function, const char *instead);
+/* Sleeps, detached, until the event is set: 0, 1 (`timeout_ns` is over; negative: none), -1 with a handler's exception. */
+int fr_leaf_wait_event(struct fr_event *event, int64_t timeout_ns);
 /* Ends the await with `value` (stolen); always returns NULL. */
 PyObject *fr_leaf_return(PyObject *value);
 /* After a poll: the worker's exception lets go of what the last leaf returned. */
@@ -91,7 +100,7 @@ PySendResult fr_leaf_send(PyObject *self, PyObject *value, PyObject **result);
     }
 
 /* throw() and close() of a leaf, by what lets go of its registration [L2]. */
-#define FR_LEAF_METHODS(name, let_go)                                                      \
+#define FR_LEAF_THROW_AND_CLOSE(name, let_go)                                              \
     static PyObject *name##_throw(PyObject *self, PyObject *const *args, Py_ssize_t nargs) \
     {                                                                                      \
         let_go(self);                                                                      \
@@ -101,11 +110,18 @@ PySendResult fr_leaf_send(PyObject *self, PyObject *value, PyObject **result);
     {                                                                                      \
         let_go(self);                                                                      \
         Py_RETURN_NONE;                                                                    \
-    }                                                                                      \
-    static PyMethodDef name##_methods[] = {                                                \
-        {"throw", (PyCFunction)(void (*)(void))name##_throw, METH_FASTCALL, NULL},         \
-        {"close", name##_close, METH_NOARGS, NULL},                                        \
-        {NULL, NULL, 0, NULL},                                                             \
+    }
+#define FR_LEAF_METHOD_ROWS(name)                                        \
+    {"throw", (PyCFunction)(void (*)(void))name##_throw, METH_FASTCALL,  \
+     "For the coroutine that awaits it: gives up waiting, and raises."}, \
+        {"close", name##_close, METH_NOARGS, "Give up waiting; it may be awaited again."}
+
+/* The same for a leaf that has no other methods. */
+#define FR_LEAF_METHODS(name, let_go)       \
+    FR_LEAF_THROW_AND_CLOSE(name, let_go)   \
+    static PyMethodDef name##_methods[] = { \
+        FR_LEAF_METHOD_ROWS(name),          \
+        {NULL, NULL, 0, NULL},              \
     }
 
 /* A value may hold the next handle, and so on, a million deep. From 3.14 on every deallocation counts its depth. */

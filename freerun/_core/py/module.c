@@ -95,8 +95,9 @@ static int import_errors(struct fr_module *mod)
         PyObject **slot;
         const char *name;
     } wanted[] = {
-        {&mod->exc_cancelled, "Cancelled"}, {&mod->exc_join, "JoinError"}, {&mod->exc_shutdown, "RuntimeShutdown"},
-        {&mod->exc_recv, "RecvError"},      {&mod->exc_send, "SendError"}, {&mod->exc_would_block, "WouldBlock"},
+        {&mod->exc_cancelled, "Cancelled"},  {&mod->exc_join, "JoinError"}, {&mod->exc_shutdown, "RuntimeShutdown"},
+        {&mod->exc_recv, "RecvError"},       {&mod->exc_send, "SendError"}, {&mod->exc_would_block, "WouldBlock"},
+        {&mod->exc_acquire, "AcquireError"},
     };
     int result = 0;
     for (size_t i = 0; i < sizeof wanted / sizeof *wanted && !result; i++) {
@@ -124,7 +125,8 @@ static int module_exec(PyObject *module)
     mod->str_close = PyUnicode_InternFromString("close");
     if (!mod->str_throw || !mod->str_close || import_errors(mod) || import_drain(mod) || fr_task_add_types(mod) ||
         fr_leaf_add_types(mod) || fr_timer_add_types(mod) || fr_io_add_types(mod) || fr_oneshot_add_types(mod) ||
-        fr_core_add_types(mod) || PyModule_AddStringConstant(module, "__version__", FREERUN_VERSION)) {
+        fr_semaphore_add_types(mod) || fr_mutex_add_types(mod) || fr_core_add_types(mod) ||
+        PyModule_AddStringConstant(module, "__version__", FREERUN_VERSION)) {
         return -1;
     }
     return 0;
@@ -147,12 +149,17 @@ static int module_traverse(PyObject *module, visitproc visit, void *arg)
                        (PyObject *)mod->oneshot_receiver_type,
                        (PyObject *)mod->recv_type,
                        (PyObject *)mod->task_ref_type,
+                       (PyObject *)mod->semaphore_type,
+                       (PyObject *)mod->permit_type,
+                       (PyObject *)mod->mutex_type,
+                       (PyObject *)mod->guard_type,
                        mod->exc_cancelled,
                        mod->exc_join,
                        mod->exc_shutdown,
                        mod->exc_recv,
                        mod->exc_send,
                        mod->exc_would_block,
+                       mod->exc_acquire,
                        mod->drain};
     for (size_t i = 0; i < sizeof all / sizeof *all; i++) {
         Py_VISIT(all[i]);
@@ -169,6 +176,7 @@ static int module_clear(PyObject *module)
     Py_CLEAR(mod->abort_type);
     Py_CLEAR(mod->yield_now);
     Py_CLEAR(mod->consume_budget);
+    Py_CLEAR(mod->ready);
     Py_CLEAR(mod->yield_type);
     Py_CLEAR(mod->park_type);
     Py_CLEAR(mod->waker_type);
@@ -179,12 +187,17 @@ static int module_clear(PyObject *module)
     Py_CLEAR(mod->oneshot_receiver_type);
     Py_CLEAR(mod->recv_type);
     Py_CLEAR(mod->task_ref_type);
+    Py_CLEAR(mod->semaphore_type);
+    Py_CLEAR(mod->permit_type);
+    Py_CLEAR(mod->mutex_type);
+    Py_CLEAR(mod->guard_type);
     Py_CLEAR(mod->exc_cancelled);
     Py_CLEAR(mod->exc_join);
     Py_CLEAR(mod->exc_shutdown);
     Py_CLEAR(mod->exc_recv);
     Py_CLEAR(mod->exc_send);
     Py_CLEAR(mod->exc_would_block);
+    Py_CLEAR(mod->exc_acquire);
     Py_CLEAR(mod->drain);
     Py_CLEAR(mod->str_throw);
     Py_CLEAR(mod->str_close);

@@ -24,6 +24,8 @@ enum fr_free_kind {
     FR_FREE_ONESHOT,
     FR_FREE_RECV,
     FR_FREE_RECV_LEAF,
+    FR_FREE_PERMIT,
+    FR_FREE_GUARD,
     FR_FREE_KINDS
 };
 
@@ -53,14 +55,20 @@ struct fr_module {
     PyTypeObject *oneshot_receiver_type;
     PyTypeObject *recv_type;
     PyTypeObject *task_ref_type;
+    PyTypeObject *semaphore_type;
+    PyTypeObject *permit_type;
+    PyTypeObject *mutex_type;
+    PyTypeObject *guard_type;
     PyObject *yield_now;      /* the singleton; immortal on free-threaded builds */
     PyObject *consume_budget; /* the same */
+    PyObject *ready;          /* the same */
     PyObject *exc_cancelled;
     PyObject *exc_join;
     PyObject *exc_shutdown;
     PyObject *exc_recv;
     PyObject *exc_send;
     PyObject *exc_would_block;
+    PyObject *exc_acquire;
     PyObject *drain; /* freerun._core.drain.drain */
     PyObject *str_throw;
     PyObject *str_close;
@@ -85,6 +93,8 @@ int fr_leaf_add_types(struct fr_module *mod);
 int fr_timer_add_types(struct fr_module *mod);
 int fr_io_add_types(struct fr_module *mod);
 int fr_oneshot_add_types(struct fr_module *mod);
+int fr_semaphore_add_types(struct fr_module *mod);
+int fr_mutex_add_types(struct fr_module *mod);
 
 /* Module functions, each in the file of its subject. */
 PyObject *fr_leaf_yield_now(PyObject *module, PyObject *ignored);

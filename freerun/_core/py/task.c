@@ -5,7 +5,6 @@
 #include <stdlib.h>
 
 #include "leaf.h"
-#include "rt/clock.h"
 #include "runtime.h"
 
 _Thread_local struct fr_thread fr_thread __attribute__((tls_model("initial-exec")));
@@ -874,19 +873,7 @@ int fr_task_wait_event(struct fr_task *task, struct fr_event *event, int64_t tim
     if (!fr_task_link_event(task, &waiter, event)) {
         return 0;
     }
-    uint64_t deadline = timeout_ns < 0 ? UINT64_MAX : fr_clock_ns() + (uint64_t)timeout_ns;
-    int result;
-    for (;;) {
-        uint64_t now = fr_clock_ns();
-        int64_t left = timeout_ns < 0 ? -1 : deadline > now ? (int64_t)(deadline - now) : 0;
-        PyThreadState *state = PyEval_SaveThread();
-        int err = fr_event_wait(event, left);
-        PyEval_RestoreThread(state);
-        result = err == -ETIMEDOUT ? 1 : err == 0 ? 0 : PyErr_CheckSignals();
-        if (err != -EINTR || result) {
-            break;
-        }
-    }
+    int result = fr_leaf_wait_event(event, timeout_ns);
     fr_task_unlink(task, &waiter);
     return result;
 }
