@@ -132,6 +132,98 @@ async def mpsc(producers: int, each: int) -> int:
     return total
 
 
+class Acks:
+    """Whoever sends waits until everybody has what was sent."""
+
+    def __init__(self, wanted: int) -> None:
+        self.wanted = wanted
+        self.given = 0
+        self.event = asyncio.Event()
+
+    def give(self) -> None:
+        """From every receiver, once a round."""
+        self.given += 1
+        if self.given == self.wanted:
+            self.event.set()
+
+    async def all(self) -> None:
+        """Wait for them; then the next round begins."""
+        await self.event.wait()
+        self.event.clear()
+        self.given = 0
+
+
+async def broadcast(receivers: int, sends: int) -> int:
+    """asyncio has no such channel: a queue for each receiver."""
+    queues: list[asyncio.Queue[int | None]] = [asyncio.Queue(16) for _ in range(receivers)]
+    acks = Acks(receivers)
+
+    async def receive(queue: asyncio.Queue[int | None]) -> int:
+        total = 0
+        while (value := await queue.get()) is not None:
+            total += value
+            acks.give()
+        return total
+
+    tasks = [asyncio.create_task(receive(queue)) for queue in queues]
+    for number in range(sends):
+        for queue in queues:
+            queue.put_nowait(number)
+        await acks.all()
+    for queue in queues:
+        queue.put_nowait(None)
+    return sum(await asyncio.gather(*tasks))
+
+
+async def watch(receivers: int, sends: int) -> int:
+    """asyncio has no such channel: a value, and an event for its next change."""
+    value = -1
+    change = asyncio.Event()
+    acks = Acks(receivers)
+
+    async def receive() -> int:
+        total = 0
+        for _ in range(sends):
+            await change.wait()
+            total += value
+            acks.give()
+        return total
+
+    tasks = [asyncio.create_task(receive()) for _ in range(receivers)]
+    await asyncio.sleep(0)
+    for number in range(sends):
+        value = number
+        before, change = change, asyncio.Event()
+        before.set()
+        await acks.all()
+    return sum(await asyncio.gather(*tasks))
+
+
+async def rwlock(tasks: int, rounds: int) -> int:
+    """asyncio has no lock for readers: one lock for all."""
+    lock = asyncio.Lock()
+
+    async def work() -> int:
+        done = 0
+        for _ in range(rounds):
+            async with lock:
+                await asyncio.sleep(0)
+                done += 1
+        return done
+
+    return sum(await asyncio.gather(*[work() for _ in range(tasks)]))
+
+
+async def rwlock_free(rounds: int) -> int:
+    """Nobody waits."""
+    lock = asyncio.Lock()
+    done = 0
+    for _ in range(rounds):
+        async with lock:
+            done += 1
+    return done
+
+
 async def sleepers(count: int) -> int:
     """`count` tasks that sleep at the same time."""
 

@@ -14,6 +14,8 @@ from typing import TYPE_CHECKING, Any
 from workloads import TLS_MESSAGE, Unsupported, allocating_kernel, arithmetic_kernel, sleep_seconds, tls_contexts
 
 import freerun
+from freerun import sync as channels
+from freerun.lowlevel import current_waker, park
 from freerun.net import TcpListener, TlsListener, TlsStream
 from freerun.sync import oneshot
 from freerun.time import sleep, timeout
@@ -139,6 +141,104 @@ async def mpsc(producers: int, each: int) -> int:
     for handle in handles:
         await handle
     return total
+
+
+class Acks:
+    """Whoever sends waits until everybody has what was sent."""
+
+    def __init__(self, wanted: int) -> None:
+        self.wanted = wanted
+        self.given: list[None] = []
+        self.waker = current_waker()
+
+    def give(self) -> None:
+        """From every receiver, once a round."""
+        self.given.append(None)
+        if len(self.given) == self.wanted:
+            self.waker.wake()
+
+    async def all(self) -> None:
+        """Wait for them; then the next round begins."""
+        while len(self.given) < self.wanted:
+            await park()
+        self.given.clear()
+
+
+async def broadcast(receivers: int, sends: int) -> int:
+    """Every receiver suspends for every value."""
+    tx, first = channels.broadcast.channel(16)
+    acks = Acks(receivers)
+
+    async def receive(rx: channels.broadcast.Receiver[int]) -> int:
+        total = 0
+        async for value in rx:
+            total += value
+            acks.give()
+        return total
+
+    every = [first, *[tx.subscribe() for _ in range(receivers - 1)]]
+    handles = [freerun.spawn(receive, rx) for rx in every]
+    for number in range(sends):
+        tx.send(number)
+        await acks.all()
+    tx.close()
+    total = 0
+    for handle in handles:
+        total += await handle
+    return total
+
+
+async def watch(receivers: int, sends: int) -> int:
+    """Every receiver suspends for every change."""
+    tx, first = channels.watch.channel(-1)
+    acks = Acks(receivers)
+
+    async def receive(rx: channels.watch.Receiver[int]) -> int:
+        total = 0
+        for _ in range(sends):
+            await rx.changed()
+            total += rx.borrow_and_update()
+            acks.give()
+        return total
+
+    every = [first, *[tx.subscribe() for _ in range(receivers - 1)]]
+    handles = [freerun.spawn(receive, rx) for rx in every]
+    for number in range(sends):
+        tx.send(number)
+        await acks.all()
+    total = 0
+    for handle in handles:
+        total += await handle
+    return total
+
+
+async def rwlock(tasks: int, rounds: int) -> int:
+    """Readers share the lock, writers do not."""
+    lock = channels.RwLock(0)
+
+    async def work(number: int) -> int:
+        done = 0
+        for step in range(rounds):
+            async with lock.write() if (number + step) % 10 == 0 else lock.read():
+                await freerun.yield_now()
+                done += 1
+        return done
+
+    handles = [freerun.spawn(work, number) for number in range(tasks)]
+    total = 0
+    for handle in handles:
+        total += await handle
+    return total
+
+
+async def rwlock_free(rounds: int) -> int:
+    """Nobody waits."""
+    lock = channels.RwLock(0)
+    done = 0
+    for _ in range(rounds):
+        async with lock.read():
+            done += 1
+    return done
 
 
 async def sleepers(count: int) -> int:

@@ -16,6 +16,7 @@ from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Any
 
 import tonio.colored as tonio
+from tonio.colored import sync
 from tonio.colored import time as tonio_time
 from tonio.colored.net import socket
 from tonio.colored.sync import channel
@@ -132,6 +133,100 @@ async def mpsc(producers: int, each: int) -> int:
         total += await receiver.receive()
     await tasks
     return total
+
+
+class Acks:
+    """Whoever sends waits until everybody has what was sent."""
+
+    def __init__(self, wanted: int) -> None:
+        self.wanted = wanted
+        self.given: list[None] = []
+        self.event = tonio.Event()
+
+    def give(self) -> None:
+        """From every receiver, once a round."""
+        self.given.append(None)
+        if len(self.given) == self.wanted:
+            self.event.set()
+
+    async def all(self) -> None:
+        """Wait for them; then the next round begins."""
+        await self.event.waiter(None)
+        self.event = tonio.Event()
+        self.given.clear()
+
+
+async def broadcast(receivers: int, sends: int) -> int:
+    """TonIO has no such channel: one for each receiver."""
+    pairs = [channel.unbounded() for _ in range(receivers)]
+    acks = Acks(receivers)
+
+    async def receive(receiver: Any) -> int:
+        total = 0
+        while (value := await receiver.receive()) is not None:
+            total += value
+            acks.give()
+        return total
+
+    tasks = tonio.spawn(*[receive(receiver) for _, receiver in pairs])
+    for number in range(sends):
+        for sender, _ in pairs:
+            sender.send(number)
+        await acks.all()
+    for sender, _ in pairs:
+        sender.send(None)
+    return sum(await tasks)
+
+
+async def watch(receivers: int, sends: int) -> int:
+    """TonIO has no such channel: a value, and an event for its next change.
+
+    A receiver that acknowledges may not take the event for the next change from where the sender
+    puts it, since that may be too late: it takes the one that belongs to the change.
+    """
+    changes = [tonio.Event() for _ in range(sends)]
+    values = [-1]
+    acks = Acks(receivers)
+
+    async def receive() -> int:
+        total = 0
+        for change in changes:
+            await change.waiter(None)
+            total += values[0]
+            acks.give()
+        return total
+
+    tasks = tonio.spawn(*[receive() for _ in range(receivers)])
+    for number in range(sends):
+        values[0] = number
+        changes[number].set()
+        await acks.all()
+    return sum(await tasks)
+
+
+async def rwlock(tasks: int, rounds: int) -> int:
+    """TonIO has no lock for readers: one lock for all."""
+    lock = sync.Lock()
+
+    async def work() -> int:
+        done = 0
+        for _ in range(rounds):
+            async with lock:
+                await tonio.yield_now()
+                done += 1
+        return done
+
+    return sum(await tonio.spawn(*[work() for _ in range(tasks)]))
+
+
+async def rwlock_free(rounds: int) -> int:
+    """Nobody waits."""
+    lock = sync.Lock()
+    done = 0
+    for _ in range(rounds):
+        async with lock:
+            done += 1
+    return done
 
 
 async def sleepers(count: int) -> int:

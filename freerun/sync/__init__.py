@@ -5,16 +5,33 @@ from __future__ import annotations
 from freerun._core._native import Mutex, MutexGuard, Permit, Semaphore
 from freerun._errors import AcquireError, RecvError, SendError, WouldBlock
 
-from . import oneshot
+from . import broadcast, oneshot, watch
+from .barrier import Barrier, BarrierWaitResult
+from .broadcast import Lagged
+from .once_cell import OnceCell, SetError
+from .rwlock import RwLock, RwLockReadGuard, RwLockWriteGuard
+from .set_once import SetOnce, SetOnceError
 
 __all__ = [
     "AcquireError",
+    "Barrier",
+    "BarrierWaitResult",
+    "Lagged",
     "Mutex",
     "MutexGuard",
+    "OnceCell",
     "Permit",
     "RecvError",
+    "RwLock",
+    "RwLockReadGuard",
+    "RwLockWriteGuard",
     "Semaphore",
     "SendError",
+    "SetError",
+    "SetOnce",
+    "SetOnceError",
     "WouldBlock",
+    "broadcast",
     "oneshot",
+    "watch",
 ]

@@ -121,6 +121,9 @@ static PyMethodDef functions[] = {
      "current_core()\n--\n\nThe runtime of this thread, or RuntimeError."},
     {"try_current_core", fr_core_try_current, METH_NOARGS,
      "try_current_core()\n--\n\nThe runtime of this thread, or None."},
+    {"on_worker", fr_core_on_worker, METH_NOARGS,
+     "on_worker()\n--\n\nWhether this thread is a worker's: who blocks here blocks other tasks. Not in "
+     "block_in_place()."},
     {"io_uring_errno", fr_core_io_uring_errno, METH_NOARGS,
      "io_uring_errno()\n--\n\nWhy the system refuses io_uring, as an errno; 0: it does not."},
     {"after_fork_in_child", fr_core_after_fork, METH_NOARGS, "after_fork_in_child()\n--\n\nFor os.register_at_fork()."},
