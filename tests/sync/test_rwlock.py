@@ -479,7 +479,7 @@ def test_a_finalizer_in_the_middle_of_everything() -> None:
         before = gc.get_threshold()
         gc.set_threshold(3, 2, 2)
         try:
-            for _ in range(300):
+            for _ in range(50):
                 Cycle()
                 tasks = [freerun.spawn(use, lock.read()), freerun.spawn(use, lock.write())]
                 await freerun.yield_now()
