@@ -104,6 +104,7 @@ PUBLIC = [
     freerun.net,
     freerun.runtime,
     freerun.sync,
+    freerun.sync.mpsc,
     freerun.sync.oneshot,
     freerun.task,
     freerun.testing,

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from freerun._core._native import Mutex, MutexGuard, Permit, Semaphore
-from freerun._errors import AcquireError, RecvError, SendError, WouldBlock
+from freerun._errors import AcquireError, RecvError, SendError, SendTimeoutError, TrySendError, WouldBlock
 
-from . import oneshot
+from . import mpsc, oneshot
 
 __all__ = [
     "AcquireError",
@@ -15,6 +15,9 @@ __all__ = [
     "RecvError",
     "Semaphore",
     "SendError",
+    "SendTimeoutError",
+    "TrySendError",
     "WouldBlock",
+    "mpsc",
     "oneshot",
 ]
