@@ -10,7 +10,7 @@ import weakref
 from typing import Any
 
 import pytest
-from support import Flavor, every_flavor, in_threads, is_freed, is_parked, seeded, until
+from support import Flavor, every_flavor, in_threads, is_parked, seeded, until
 
 import freerun
 from freerun.time import DelayQueue, Instant, Key, advance, sleep, sleep_until, timeout

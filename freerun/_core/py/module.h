@@ -28,7 +28,26 @@ enum fr_free_kind {
     FR_FREE_SCOPE,
     FR_FREE_PERMIT,
     FR_FREE_GUARD,
+    FR_FREE_SEND,
+    FR_FREE_MPSC_RECV,
+    FR_FREE_MPSC_PERMIT,
     FR_FREE_KINDS
+};
+
+/* The types of mpsc.c. */
+enum fr_mpsc_type {
+    FR_MPSC_SENDER,
+    FR_MPSC_UNBOUNDED_SENDER,
+    FR_MPSC_WEAK_SENDER,
+    FR_MPSC_WEAK_UNBOUNDED_SENDER,
+    FR_MPSC_RECEIVER,
+    FR_MPSC_UNBOUNDED_RECEIVER,
+    FR_MPSC_PERMIT,
+    FR_MPSC_PERMITS,
+    FR_MPSC_SEND,
+    FR_MPSC_RECV,
+    FR_MPSC_CLOSED,
+    FR_MPSC_TYPES
 };
 
 struct fr_site;
@@ -63,6 +82,7 @@ struct fr_module {
     PyTypeObject *permit_type;
     PyTypeObject *mutex_type;
     PyTypeObject *guard_type;
+    PyTypeObject *mpsc_types[FR_MPSC_TYPES];
     PyObject *yield_now;      /* the singleton; immortal on free-threaded builds */
     PyObject *consume_budget; /* the same */
     PyObject *ready;          /* the same */
@@ -73,7 +93,9 @@ struct fr_module {
     PyObject *exc_send;
     PyObject *exc_would_block;
     PyObject *exc_acquire;
-    PyObject *drain; /* freerun._core.drain.drain */
+    PyObject *exc_full;   /* TrySendError.Full */
+    PyObject *exc_closed; /* TrySendError.Closed */
+    PyObject *drain;      /* freerun._core.drain.drain */
     PyObject *str_throw;
     PyObject *str_close;
     struct fr_site_table sites;
@@ -101,6 +123,7 @@ int fr_io_add_types(struct fr_module *mod);
 int fr_oneshot_add_types(struct fr_module *mod);
 int fr_semaphore_add_types(struct fr_module *mod);
 int fr_mutex_add_types(struct fr_module *mod);
+int fr_mpsc_add_types(struct fr_module *mod);
 
 /* Module functions, each in the file of its subject. */
 PyObject *fr_leaf_yield_now(PyObject *module, PyObject *ignored);
@@ -116,6 +139,8 @@ PyObject *fr_timer_sleep_until(PyObject *module, PyObject *deadline);
 PyObject *fr_timeout(PyObject *module, PyObject *const *args, Py_ssize_t nargs);
 PyObject *fr_timeout_at(PyObject *module, PyObject *const *args, Py_ssize_t nargs);
 PyObject *fr_oneshot_channel(PyObject *module, PyObject *ignored);
+PyObject *fr_mpsc_channel(PyObject *module, PyObject *capacity);
+PyObject *fr_mpsc_unbounded_channel(PyObject *module, PyObject *ignored);
 PyObject *fr_core_current(PyObject *module, PyObject *ignored);
 PyObject *fr_core_try_current(PyObject *module, PyObject *ignored);
 PyObject *fr_core_io_uring_errno(PyObject *module, PyObject *ignored);
