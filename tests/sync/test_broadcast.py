@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 from support import PATIENCE, every_flavor, in_threads, is_freed, seeded, wait_until
-from sync_support import Aborts, abort, gives_way, still_waits, waiting
+from waiting_support import Aborts, abort, gives_way, still_waits, waiting
 
 import freerun
 from freerun.sync import Lagged, RecvError, SendError, WouldBlock, broadcast

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 from support import Flavor, check_script, every_flavor, wait_until
-from sync_support import waiting
+from waiting_support import waiting
 
 import freerun
 from freerun.sync import Barrier, OnceCell, RecvError, RwLock, SetOnce, broadcast, watch

@@ -7,7 +7,7 @@ import weakref
 
 import pytest
 from support import every_flavor, in_threads, is_freed, seeded
-from sync_support import Aborts, abort, gives_way, waiting
+from waiting_support import Aborts, abort, gives_way, waiting
 
 import freerun
 from freerun.sync import SetOnce, SetOnceError

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 from support import every_flavor, in_threads, is_freed, seeded
-from sync_support import Aborts, abort, gives_way, still_waits, waiting
+from waiting_support import Aborts, abort, gives_way, still_waits, waiting
 
 import freerun
 from freerun.sync import RecvError, SendError, watch
