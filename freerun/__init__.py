@@ -19,7 +19,17 @@ Example::
 from __future__ import annotations
 
 from . import io, lowlevel, net, runtime, sync, task, testing, time
-from ._errors import Cancelled, JoinError, RecvError, RuntimeShutdown, SendError, WouldBlock
+from ._errors import (
+    AcquireError,
+    Cancelled,
+    JoinError,
+    RecvError,
+    RuntimeShutdown,
+    SendError,
+    SendTimeoutError,
+    TrySendError,
+    WouldBlock,
+)
 from ._version import __version__
 from .runtime import Builder, Handle, Runtime, build_info, main, run
 from .task import AbortHandle, JoinHandle, block_in_place, spawn, spawn_blocking, yield_now
@@ -27,6 +37,7 @@ from .testing import test
 
 __all__ = [
     "AbortHandle",
+    "AcquireError",
     "Builder",
     "Cancelled",
     "Handle",
@@ -36,6 +47,8 @@ __all__ = [
     "Runtime",
     "RuntimeShutdown",
     "SendError",
+    "SendTimeoutError",
+    "TrySendError",
     "WouldBlock",
     "__version__",
     "block_in_place",

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, ClassVar
 
 __all__ = [
     "AcquireError",
@@ -11,6 +11,8 @@ __all__ = [
     "RecvError",
     "RuntimeShutdown",
     "SendError",
+    "SendTimeoutError",
+    "TrySendError",
     "WouldBlock",
 ]
 
@@ -59,15 +61,54 @@ class RecvError(Exception):
 
 
 class SendError(Exception):
-    """The receiver is gone. `value` is what could not be sent."""
+    """The channel is closed. `value` is what could not be sent. Tokio: `mpsc::error::SendError`."""
 
     def __init__(self, value: Any = None) -> None:
-        super().__init__("the receiver is closed; the value that was not sent is in .value")
+        super().__init__(self._message)
         self.value = value
+
+    _message = "the channel is closed; the value that was not sent is in .value"
+
+    def __reduce__(self) -> tuple[type[SendError], tuple[Any]]:
+        return type(self), (self.value,)
+
+
+class SendTimeoutError(SendError, TimeoutError):
+    """There was no room in time. `value` is what could not be sent. Tokio: `mpsc::error::SendTimeoutError`."""
+
+    _message = "there was no room in the channel in time; the value that was not sent is in .value"
 
 
 class WouldBlock(Exception):
     """A `try_...` call would have had to wait."""
+
+
+class TrySendError(SendError):
+    """A `try_send()` or `try_reserve()` failed: `TrySendError.Full` or `TrySendError.Closed`.
+
+    `value` is what could not be sent. Tokio: `mpsc::error::TrySendError`.
+    """
+
+    Full: ClassVar[type[TrySendError]]
+    Closed: ClassVar[type[TrySendError]]
+
+
+class TrySendFull(TrySendError, WouldBlock):
+    """The channel is full. Known as `TrySendError.Full`."""
+
+    _message = "the channel is full; the value that was not sent is in .value"
+
+
+class TrySendClosed(TrySendError):
+    """The channel is closed. Known as `TrySendError.Closed`."""
+
+
+TrySendError.Full, TrySendError.Closed = TrySendFull, TrySendClosed
+for _class in (TrySendFull, TrySendClosed):  # where users know them from, for tracebacks and for pickle
+    _class.__name__ = _class.__name__.removeprefix("TrySend")
+    _class.__qualname__ = f"TrySendError.{_class.__name__}"
+    _class.__module__ = "freerun"
+del _class
 
 
 for _name in __all__:

@@ -105,6 +105,7 @@ PUBLIC = [
     freerun.runtime,
     freerun.sync,
     freerun.sync.broadcast,
+    freerun.sync.mpsc,
     freerun.sync.oneshot,
     freerun.sync.watch,
     freerun.task,

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from freerun._core._native import Mutex, MutexGuard, Permit, RwLock, RwLockReadGuard, RwLockWriteGuard, Semaphore
-from freerun._errors import AcquireError, RecvError, SendError, WouldBlock
+from freerun._errors import AcquireError, RecvError, SendError, SendTimeoutError, TrySendError, WouldBlock
 
-from . import broadcast, oneshot, watch
+from . import broadcast, mpsc, oneshot, watch
 from .barrier import Barrier, BarrierWaitResult
 from .broadcast import Lagged
 from .once_cell import OnceCell, SetError
@@ -26,11 +26,14 @@ __all__ = [
     "RwLockWriteGuard",
     "Semaphore",
     "SendError",
+    "SendTimeoutError",
     "SetError",
     "SetOnce",
     "SetOnceError",
+    "TrySendError",
     "WouldBlock",
     "broadcast",
+    "mpsc",
     "oneshot",
     "watch",
 ]

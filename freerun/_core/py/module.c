@@ -72,6 +72,10 @@ static PyMethodDef functions[] = {
      "sleep_until_ns(deadline_ns, /)\n--\n\nAs sleep(), until the runtime's clock reads `deadline_ns`."},
     {"oneshot_channel", fr_oneshot_channel, METH_NOARGS,
      "oneshot_channel()\n--\n\nA (sender, receiver) pair for one value."},
+    {"mpsc_channel", fr_mpsc_channel, METH_O,
+     "mpsc_channel(capacity, /)\n--\n\nA (sender, receiver) pair of a bounded channel."},
+    {"mpsc_unbounded_channel", fr_mpsc_unbounded_channel, METH_NOARGS,
+     "mpsc_unbounded_channel()\n--\n\nA (sender, receiver) pair of an unbounded channel."},
     {"current_core", fr_core_current, METH_NOARGS,
      "current_core()\n--\n\nThe runtime of this thread, or RuntimeError."},
     {"try_current_core", fr_core_try_current, METH_NOARGS,
@@ -95,9 +99,9 @@ static int import_errors(struct fr_module *mod)
         PyObject **slot;
         const char *name;
     } wanted[] = {
-        {&mod->exc_cancelled, "Cancelled"},  {&mod->exc_join, "JoinError"}, {&mod->exc_shutdown, "RuntimeShutdown"},
-        {&mod->exc_recv, "RecvError"},       {&mod->exc_send, "SendError"}, {&mod->exc_would_block, "WouldBlock"},
-        {&mod->exc_acquire, "AcquireError"},
+        {&mod->exc_cancelled, "Cancelled"},  {&mod->exc_join, "JoinError"},   {&mod->exc_shutdown, "RuntimeShutdown"},
+        {&mod->exc_recv, "RecvError"},       {&mod->exc_send, "SendError"},   {&mod->exc_would_block, "WouldBlock"},
+        {&mod->exc_acquire, "AcquireError"}, {&mod->exc_full, "TrySendFull"}, {&mod->exc_closed, "TrySendClosed"},
     };
     int result = 0;
     for (size_t i = 0; i < sizeof wanted / sizeof *wanted && !result; i++) {
@@ -133,9 +137,9 @@ static int module_exec(PyObject *module)
     mod->str_close = PyUnicode_InternFromString("close");
     if (!mod->str_throw || !mod->str_close || import_errors(mod) || import_drain(mod) || import_pending(mod) ||
         fr_task_add_types(mod) || fr_leaf_add_types(mod) || fr_timer_add_types(mod) || fr_io_add_types(mod) ||
-        fr_oneshot_add_types(mod) || fr_semaphore_add_types(mod) || fr_mutex_add_types(mod) ||
-        fr_listeners_add_types(mod) || fr_rwlock_add_types(mod) || fr_countdown_add_types(mod) || fr_core_add_types(mod) ||
-        PyModule_AddStringConstant(module, "__version__", FREERUN_VERSION)) {
+        fr_oneshot_add_types(mod) || fr_semaphore_add_types(mod) || fr_mutex_add_types(mod) || fr_mpsc_add_types(mod) ||
+        fr_listeners_add_types(mod) || fr_rwlock_add_types(mod) || fr_countdown_add_types(mod) ||
+        fr_core_add_types(mod) || PyModule_AddStringConstant(module, "__version__", FREERUN_VERSION)) {
         return -1;
     }
     return 0;
@@ -175,10 +179,15 @@ static int module_traverse(PyObject *module, visitproc visit, void *arg)
                        mod->exc_send,
                        mod->exc_would_block,
                        mod->exc_acquire,
+                       mod->exc_full,
+                       mod->exc_closed,
                        mod->drain,
                        mod->pending};
     for (size_t i = 0; i < sizeof all / sizeof *all; i++) {
         Py_VISIT(all[i]);
+    }
+    for (size_t i = 0; i < FR_MPSC_TYPES; i++) {
+        Py_VISIT(mod->mpsc_types[i]);
     }
     return 0;
 }
@@ -220,6 +229,11 @@ static int module_clear(PyObject *module)
     Py_CLEAR(mod->exc_send);
     Py_CLEAR(mod->exc_would_block);
     Py_CLEAR(mod->exc_acquire);
+    Py_CLEAR(mod->exc_full);
+    Py_CLEAR(mod->exc_closed);
+    for (size_t i = 0; i < FR_MPSC_TYPES; i++) {
+        Py_CLEAR(mod->mpsc_types[i]);
+    }
     Py_CLEAR(mod->drain);
     Py_CLEAR(mod->pending);
     Py_CLEAR(mod->str_throw);

@@ -26,10 +26,29 @@ enum fr_free_kind {
     FR_FREE_RECV_LEAF,
     FR_FREE_PERMIT,
     FR_FREE_GUARD,
+    FR_FREE_SEND,
+    FR_FREE_MPSC_RECV,
+    FR_FREE_MPSC_PERMIT,
     FR_FREE_LISTEN,
     FR_FREE_READ_GUARD,
     FR_FREE_WRITE_GUARD,
     FR_FREE_KINDS
+};
+
+/* The types of mpsc.c. */
+enum fr_mpsc_type {
+    FR_MPSC_SENDER,
+    FR_MPSC_UNBOUNDED_SENDER,
+    FR_MPSC_WEAK_SENDER,
+    FR_MPSC_WEAK_UNBOUNDED_SENDER,
+    FR_MPSC_RECEIVER,
+    FR_MPSC_UNBOUNDED_RECEIVER,
+    FR_MPSC_PERMIT,
+    FR_MPSC_PERMITS,
+    FR_MPSC_SEND,
+    FR_MPSC_RECV,
+    FR_MPSC_CLOSED,
+    FR_MPSC_TYPES
 };
 
 struct fr_site;
@@ -62,6 +81,7 @@ struct fr_module {
     PyTypeObject *permit_type;
     PyTypeObject *mutex_type;
     PyTypeObject *guard_type;
+    PyTypeObject *mpsc_types[FR_MPSC_TYPES];
     PyTypeObject *listeners_type;
     PyTypeObject *listen_type;
     PyTypeObject *countdown_type;
@@ -78,8 +98,10 @@ struct fr_module {
     PyObject *exc_send;
     PyObject *exc_would_block;
     PyObject *exc_acquire;
-    PyObject *drain;   /* freerun._core.drain.drain */
-    PyObject *pending; /* freerun._core.pending.PENDING */
+    PyObject *exc_full;   /* TrySendError.Full */
+    PyObject *exc_closed; /* TrySendError.Closed */
+    PyObject *drain;      /* freerun._core.drain.drain */
+    PyObject *pending;    /* freerun._core.pending.PENDING */
     PyObject *str_throw;
     PyObject *str_close;
     struct fr_site_table sites;
@@ -105,6 +127,7 @@ int fr_io_add_types(struct fr_module *mod);
 int fr_oneshot_add_types(struct fr_module *mod);
 int fr_semaphore_add_types(struct fr_module *mod);
 int fr_mutex_add_types(struct fr_module *mod);
+int fr_mpsc_add_types(struct fr_module *mod);
 int fr_listeners_add_types(struct fr_module *mod);
 int fr_rwlock_add_types(struct fr_module *mod);
 int fr_countdown_add_types(struct fr_module *mod);
@@ -122,6 +145,8 @@ PyObject *fr_block_in_place(PyObject *module, PyObject *const *args, Py_ssize_t 
 PyObject *fr_timer_sleep(PyObject *module, PyObject *seconds);
 PyObject *fr_timer_sleep_until(PyObject *module, PyObject *deadline);
 PyObject *fr_oneshot_channel(PyObject *module, PyObject *ignored);
+PyObject *fr_mpsc_channel(PyObject *module, PyObject *capacity);
+PyObject *fr_mpsc_unbounded_channel(PyObject *module, PyObject *ignored);
 PyObject *fr_core_current(PyObject *module, PyObject *ignored);
 PyObject *fr_core_try_current(PyObject *module, PyObject *ignored);
 PyObject *fr_core_io_uring_errno(PyObject *module, PyObject *ignored);

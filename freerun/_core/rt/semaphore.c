@@ -54,8 +54,9 @@ static uint64_t assign_locked(struct fr_sem *sem, uint64_t n, struct fr_wakes *w
 /* Gives n permits, unlocks, and wakes who has got all that it asked for. */
 static bool give_and_unlock(struct fr_sem *sem, uint64_t n)
 {
-    struct fr_wakes wakes = {.n = 0};
+    struct fr_wakes wakes;
     bool fits = true;
+    fr_wakes_init(&wakes);
     for (;;) {
         bool queued = !fr_list_is_empty(&sem->line);
         n = assign_locked(sem, n, &wakes);
@@ -155,8 +156,9 @@ uint64_t fr_sem_forget(struct fr_sem *sem, uint64_t n)
 
 void fr_sem_close(struct fr_sem *sem)
 {
-    struct fr_wakes wakes = {.n = 0};
+    struct fr_wakes wakes;
     bool more;
+    fr_wakes_init(&wakes);
     fr_mutex_lock(&sem->lock);
     /* release: what came before the close is seen by who finds it closed; pairs with fr_sem_is_closed() */
     atomic_fetch_or_explicit(&sem->word, FR_SEM_CLOSED, memory_order_release);

@@ -7,7 +7,7 @@
  * INVARIANTS  WK1  A taken waiter is not touched any more: its owner may free it as soon as it sees `linked` false.
  * LOCKS       fr_wakes_take_locked() under the lock of the list; fr_wakes_fire() under none.
  * SHUTDOWN    nothing: the callback copes with tasks that are over.
- * PROVED BY   tests/test_semaphore.c
+ * PROVED BY   tests/test_semaphore.c, tests/test_mpsc.c
  */
 #ifndef FR_RT_WAKES_H
 #define FR_RT_WAKES_H
@@ -25,6 +25,12 @@ struct fr_wakes {
     int n;
     void *tasks[FR_WAKES_MAX];
 };
+
+/* Not `= {0}`: that would write all of it, each time. */
+static inline void fr_wakes_init(struct fr_wakes *wakes)
+{
+    wakes->n = 0;
+}
 
 static inline bool fr_wakes_full(const struct fr_wakes *wakes)
 {
