@@ -33,7 +33,7 @@ Example::
 
     assert freerun.run(main)
 
-Tasks that wait in line have a `WaitList`.
+Tasks that wait in line have a `WaitList`, those that all wait for the same news `Listeners`.
 
 Everything here may be used from any thread, except that `current_task`, `current_waker`, `park` and `checkpoint` belong
 in a task. Tokio: `std::task::{Waker, Context}` and `std::future::poll_fn`.
@@ -41,10 +41,23 @@ in a task. Tokio: `std::task::{Waker, Context}` and `std::future::poll_fn`.
 
 from __future__ import annotations
 
-from ._core._native import TaskRef, Waker, current_task, current_waker, park, yield_now
+from ._core._native import Listeners, TaskRef, Waker, current_task, current_waker, park, yield_now
+from ._core.pending import PENDING, Pending
 from ._wait_list import Waiter, WaitList
 
-__all__ = ["TaskRef", "WaitList", "Waiter", "Waker", "checkpoint", "current_task", "current_waker", "park"]
+__all__ = [
+    "PENDING",
+    "Listeners",
+    "Pending",
+    "TaskRef",
+    "WaitList",
+    "Waiter",
+    "Waker",
+    "checkpoint",
+    "current_task",
+    "current_waker",
+    "park",
+]
 
 
 async def checkpoint() -> None:

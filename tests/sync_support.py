@@ -1,70 +1,89 @@
-"""What the tests of channels and locks share: tasks that are known to wait, or known to go on waiting."""
+"""What the state machines of `sync` share: polling by hand, and a model of permits and the line before them."""
 
 from __future__ import annotations
 
-import random as rnd
-from collections.abc import Callable
 from typing import Any
 
-import pytest
-from support import is_parked, until
+from hypothesis.stateful import RuleBasedStateMachine
 
 import freerun
 
-
-async def waiting[T](fn: Callable[..., Any], *args: Any) -> freerun.JoinHandle[T]:
-    """A task of its own, which has been polled and waits."""
-    handle = freerun.spawn(fn, *args)
-    await until(lambda: is_parked(handle), f"{fn} waits")
-    return handle
+PENDING = object()
 
 
-async def still_waits(*handles: freerun.JoinHandle[Any]) -> None:
-    """They do not go on, whatever they were woken by."""
-    for _ in range(20):
-        await freerun.yield_now()
-    await until(lambda: all(map(is_parked, handles)), f"it goes on waiting: {handles}")
+class Machine(RuleBasedStateMachine):
+    """A machine whose rules run in tasks of one runtime, each rule in another one."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.rt = freerun.Builder.new_current_thread().build()
+
+    def teardown(self) -> None:
+        self.rt.shutdown()
+
+    def poll(self, leaf: Any, ready: bool) -> Any:
+        """What one poll gives: the result, `PENDING`, or an exception, raised."""
+        return self.rt.block_on(poll, leaf, ready)
 
 
-async def abort(handle: freerun.JoinHandle[Any]) -> None:
-    """Abort a task that waits, and see it end by that."""
-    handle.abort()
-    with pytest.raises(freerun.JoinError):
-        await handle
-
-
-async def gives_way(work: Callable[[], Any]) -> None:
-    """`await work()` in a loop lets other tasks run, though it is always ready. Tokio: `..._is_cooperative`."""
-
-    async def loop() -> None:
-        while True:
-            await work()
-
-    task = freerun.spawn(loop)
-    others = [freerun.spawn(freerun.lowlevel.checkpoint) for _ in range(4)]
-    for other in others:
-        await other
-    await freerun.time.sleep(0.01)
-    await abort(task)
-
-
-class Aborts:
-    """Aborts some tasks at some time, by a seeded generator; `None` for those that were aborted."""
-
-    def __init__(self, random: rnd.Random, often: float = 0.3) -> None:
-        self._random = random
-        self._often = often
-
-    async def maybe(self, *handles: freerun.JoinHandle[Any]) -> None:
-        for handle in handles:
-            if self._random.random() < self._often:
-                handle.abort()
-            if self._random.random() < 0.2:
-                await freerun.yield_now()
-
-    async def result(self, handle: freerun.JoinHandle[Any]) -> Any:
+async def poll(leaf: Any, ready: bool) -> Any:
+    """If it should be ready, a poll that gives nothing may have come at the end of the budget: look again."""
+    for _ in range(100 if ready else 1):
         try:
-            return await handle
-        except freerun.JoinError as error:
-            assert error.is_cancelled()
-            return None
+            next(leaf)
+        except StopIteration as stop:
+            return stop.value
+        await freerun.yield_now()
+    return PENDING
+
+
+class Permits:
+    """The batch semaphore, as it should be."""
+
+    def __init__(self, free: int) -> None:
+        self.free = free
+        self.closed = False
+        self.line: dict[Any, int] = {}  # who waits, in order: how many it still needs
+        self.asked: dict[Any, int] = {}  # everybody who was in the line and has not looked since
+
+    def acquire(self, who: Any, n: int) -> bool:
+        """Whether it gets them at once; else it is in the line. The semaphore is open."""
+        taken = min(self.free, n)
+        self.free -= taken
+        if taken < n:
+            self.line[who] = n - taken
+            self.asked[who] = n
+        return taken == n
+
+    def give(self, n: int) -> None:
+        for who in list(self.line):
+            given = min(n, self.line[who])
+            self.line[who] -= given
+            n -= given
+            if self.line[who]:
+                return
+            del self.line[who]
+        self.free += n
+
+    def close(self) -> None:
+        """Who waits has what it was given until it looks."""
+        self.closed = True
+        for who, needed in self.line.items():
+            self.asked[who] = -(self.asked[who] - needed)  # negative: it will hear of the close
+        self.line.clear()
+
+    def is_settled(self, who: Any) -> bool:
+        """Whether a poll of one that waited will be ready."""
+        return who not in self.line
+
+    def look(self, who: Any) -> bool:
+        """It is polled and was settled. Whether it has its permits; else the semaphore was closed."""
+        asked = self.asked.pop(who)
+        if asked <= 0:
+            self.give(-asked)
+        return asked > 0
+
+    def leave(self, who: Any) -> None:
+        """It gives up, with what it has."""
+        asked = self.asked.pop(who)
+        self.give(abs(asked) - self.line.pop(who, 0))

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from freerun._core._native import Mutex, MutexGuard, Permit, Semaphore
+from freerun._core._native import Mutex, MutexGuard, Permit, RwLock, RwLockReadGuard, RwLockWriteGuard, Semaphore
 from freerun._errors import AcquireError, RecvError, SendError, SendTimeoutError, TrySendError, WouldBlock
 
 from . import broadcast, mpsc, oneshot, watch
 from .barrier import Barrier, BarrierWaitResult
 from .broadcast import Lagged
 from .once_cell import OnceCell, SetError
-from .rwlock import RwLock, RwLockReadGuard, RwLockWriteGuard
 from .set_once import SetOnce, SetOnceError
 
 __all__ = [

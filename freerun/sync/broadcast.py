@@ -7,22 +7,25 @@ How it works, since it is also an example of a primitive on `freerun.lowlevel`:
 * A slot counts the receivers that have yet to pass it; the last one takes it out, so a value is released as soon as
   the slowest receiver has it. Receivers pass positions in order: what is left in the ring is what somebody still
   waits to read, and its length is the channel's.
-* Nothing of the user's is called, woken or released under the lock. The lock is reentrant, since Python may run a
-  finalizer, and with it `close()` or `send()`, at any call and any loop's end, under this very lock too. So what must
-  stay together under it stands in lines that call nothing.
+* The channel's lock is for those who send, come or go. A receiver that reads takes its own lock only, so a thousand of
+  them do not stand in line on several workers. Nobody takes one of these locks inside another.
+* Nothing of the user's is called, woken or released under a lock. The locks are reentrant, since Python may run a
+  finalizer, and with it `close()` or `send()`, at any call and any loop's end, under these very locks too. So what must
+  stay together under them stands in lines that call nothing.
 """
 
 from __future__ import annotations
 
 import threading
+from collections.abc import Awaitable
 from typing import Any, Self
 
 from freerun._arguments import integer
+from freerun._core._native import Countdown, refuse_on_worker
 from freerun._errors import RecvError, SendError, WouldBlock
+from freerun.lowlevel import PENDING, Listeners, Pending
 
-from ._blocking import refuse_on_worker
 from ._handle import Handle, ProcessBound
-from ._listeners import NOTHING, Listeners, Nothing
 
 __all__ = ["Lagged", "Receiver", "RecvError", "SendError", "Sender", "WeakSender", "WouldBlock", "channel"]
 
@@ -81,17 +84,15 @@ Lagged.__module__ = "freerun.sync"
 class _Slot:
     __slots__ = ("left", "value")
 
-    left: int  # receivers that have not passed it yet
+    left: Countdown  # receivers that have not passed it yet
 
     def __init__(self, value: Any) -> None:
         self.value = value
 
 
 class _Broadcast(ProcessBound):
-    """The state that all handles share; everything under the lock but the listeners, who have their own.
-
-    `tail` and `closed` may also be read without it, to see that there is nothing to read.
-    """
+    """The state that all handles share. It is changed under the lock, but for the ring: what the last receiver has
+    passed that one takes out. Receivers read without it."""
 
     __slots__ = ("capacity", "closed", "lock", "news", "no_receivers", "receivers", "ring", "senders", "tail", "weak")
 
@@ -155,14 +156,17 @@ class Sender[T](_Sending):
         """
         channel = self._channel
         slot = _Slot(value)
+        overwritten = None
         self._check_open("send")
         with channel.lock:
-            slot.left = receivers = channel.receivers
-            if receivers:
-                tail = channel.tail
-                channel.ring[tail] = slot
-                channel.tail = tail + 1
-                overwritten = channel.ring.pop(tail - channel.capacity, None)
+            while receivers := channel.receivers:
+                slot.left = Countdown(receivers)
+                if receivers == channel.receivers:  # and from here to the pop() no finalizer changes that
+                    tail = channel.tail
+                    channel.ring[tail] = slot
+                    channel.tail = tail + 1
+                    overwritten = channel.ring.pop(tail - channel.capacity, None)
+                    break
         if not receivers:
             raise SendError(value)
         del overwritten, slot  # may call a finalizer: after the lock, and before the receivers run
@@ -214,7 +218,7 @@ class Sender[T](_Sending):
         self._check_open("downgrade")
         return WeakSender._make(self._channel)
 
-    async def closed(self) -> None:
+    def closed(self) -> Awaitable[None]:
         """Wait until there is no receiver.
 
         Cancel safe. Thread safety: inside a task. Tokio: `Sender::closed`.
@@ -233,7 +237,7 @@ class Sender[T](_Sending):
             freerun.run(main)
         """
         channel = self._channel
-        await channel.no_receivers.wait(lambda: NOTHING if channel.receivers else None)
+        return channel.no_receivers.wait(lambda: PENDING if channel.receivers else None)
 
     def receiver_count(self) -> int:
         """How many receivers there are."""
@@ -330,22 +334,24 @@ class Receiver[T](Handle):
     Thread safety: every method, from any thread; those that are awaited, inside a task. Tokio: `broadcast::Receiver`.
     """
 
-    __slots__ = ("_next",)
+    __slots__ = ("_lock", "_next")
 
     _channel: _Broadcast
-    _next: int  # under the channel's lock
+    _lock: threading.RLock
+    _next: int  # changed under it
 
     @classmethod
     def _make(cls, channel: _Broadcast) -> Self:
         self = cls.__new__(cls)
-        self._closed = False
+        self._closed = False  # changed under the channel's lock
+        self._lock = threading.RLock()
         with channel.lock:
             channel.receivers += 1
             self._next = channel.tail
             self._channel = channel
         return self
 
-    async def recv(self) -> T:
+    def recv(self) -> Awaitable[T]:
         """Wait for the next value.
 
         Errors: `Lagged(n)` if `n` values were overwritten before this receiver read them; the next call gives the
@@ -370,8 +376,7 @@ class Receiver[T](Handle):
 
             freerun.run(main)
         """
-        value: T = await self._channel.news.wait(self._take)
-        return value
+        return self._channel.news.wait(self._take)
 
     def try_recv(self) -> T:
         """The next value, if there is one now.
@@ -380,7 +385,7 @@ class Receiver[T](Handle):
         Tokio: `Receiver::try_recv`.
         """
         value = self._take()
-        if value is NOTHING:
+        if value is PENDING:
             raise WouldBlock("no value was sent yet that this receiver has not read")
         return value
 
@@ -399,40 +404,47 @@ class Receiver[T](Handle):
             threading.Timer(0.01, tx.send, ["hello"]).start()
             assert rx.blocking_recv() == "hello"
         """
-        refuse_on_worker("blocking_recv", "await recv()")
-        value: T = self._channel.news.block(self._take)
-        return value
+        refuse_on_worker("blocking_recv", "recv")
+        return self._channel.news.block(self._take)
 
-    def _take(self) -> T | Nothing:
+    def _take(self) -> T | Pending:
         channel = self._channel
-        if self._next == channel.tail and not channel.closed and not self._closed:
-            return NOTHING
-        with channel.lock:
+        closed = channel.closed  # before the tail: nothing is sent after the end
+        if self._next == channel.tail and not closed and not self._closed:
+            return PENDING
+        with self._lock:
             if self._closed:
                 raise RecvError("this receiver is closed")
-            behind = channel.tail - self._next
-            if behind == 0:
-                if channel.closed:
-                    raise RecvError("every sender is closed, and everything was read")
-                return NOTHING
-            missed = behind - channel.capacity
-            if missed > 0:
-                self._next += missed
-                raise Lagged(missed)
-            slot = channel.ring[self._next]
-            self._next += 1
-            slot.left -= 1
-            if slot.left == 0:
-                del channel.ring[self._next - 1]  # only the ring's reference: the value goes with ours
+            position = self._next
+            if position == channel.tail:
+                return self._at_tail(closed)
+            try:  # no call, and so no finalizer, until the position is passed
+                slot = channel.ring[position]
+            except KeyError:  # overwritten: go on at the oldest that is kept
+                oldest = channel.tail - channel.capacity
+                self._next = oldest
+                raise Lagged(oldest - position) from None
+            self._next = position + 1
+            last = slot.left.down()
+        if last:
+            channel.ring.pop(position, None)
         value: T = slot.value
         return value
+
+    def _at_tail(self, closed: bool) -> Pending:
+        if closed:
+            raise RecvError("every sender is closed, and everything was read")
+        return PENDING
 
     def __aiter__(self) -> Self:
         return self
 
-    async def __anext__(self) -> T:
+    def __anext__(self) -> Awaitable[T]:
+        return self._channel.news.wait(self._take_or_stop)
+
+    def _take_or_stop(self) -> T | Pending:
         try:
-            return await self.recv()
+            return self._take()
         except RecvError:
             raise StopAsyncIteration from None
 
@@ -476,21 +488,19 @@ class Receiver[T](Handle):
         May be called twice. Any thread.
         """
         channel = self._channel
-        dropped = []  # after the lock
         with channel.lock:
             if self._closed:
                 return
             self._closed = True
             channel.receivers -= 1
             last = channel.receivers == 0
-            start, end = self._next, channel.tail
-            for position in range(max(start, end - channel.capacity), end):
-                slot = channel.ring.get(position)  # None: overwritten by a finalizer's send since the last turn
-                if slot is not None:
-                    slot.left -= 1
-                    if slot.left == 0:
-                        dropped.append(channel.ring.pop(position, None))
-        del dropped
+            end = channel.tail  # what comes after that does not count this one
+        with self._lock:
+            start, self._next = self._next, end  # and now nobody else passes what lies between
+        for position in range(max(start, end - channel.capacity), end):
+            slot = channel.ring.get(position)  # None: overwritten meanwhile
+            if slot is not None and slot.left.down():
+                channel.ring.pop(position, None)
         channel.news.wake_all()
         if last:
             channel.no_receivers.wake_all()

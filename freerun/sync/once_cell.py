@@ -7,9 +7,7 @@ from collections.abc import Awaitable, Callable
 from typing import Any
 
 from freerun._arguments import close_unstarted
-from freerun.lowlevel import WaitList
-
-from ._listeners import NOTHING, Nothing
+from freerun.lowlevel import PENDING, Pending, WaitList
 
 __all__ = ["OnceCell", "SetError"]
 
@@ -70,26 +68,26 @@ class OnceCell[T]:
 
     __slots__ = ("__weakref__", "_initializing", "_line", "_lock", "_value")
 
-    def __init__(self, value: T | Nothing = NOTHING) -> None:
+    def __init__(self, value: T | Pending = PENDING) -> None:
         self._lock = threading.RLock()  # no call under it, and so no finalizer
         self._value = value  # changed under the lock, once
         self._initializing = False  # somebody makes the value; under the lock
         self._line = WaitList()  # who would make it if that one failed
 
-    def get[D](self, default: D | Nothing = NOTHING) -> T | D:
+    def get[D](self, default: D | Pending = PENDING) -> T | D:
         """The value, or `default`. Never waits.
 
         Errors: `LookupError` if there is neither. Thread safety: any thread. Tokio: `OnceCell::get`.
         """
-        if (value := self._value) is not NOTHING:
+        if (value := self._value) is not PENDING:
             return value
-        if default is not NOTHING:
+        if default is not PENDING:
             return default
         raise LookupError("the cell has no value yet; await get_or_init(), or pass a default")
 
     def initialized(self) -> bool:
         """Whether there is a value. Thread safety: any thread. Tokio: `OnceCell::initialized`."""
-        return self._value is not NOTHING
+        return self._value is not PENDING
 
     def set(self, value: T) -> None:
         """Set the value. Never waits.
@@ -98,7 +96,7 @@ class OnceCell[T]:
         Tokio: `OnceCell::set`.
         """
         with self._lock:
-            done, busy = self._value is not NOTHING, self._initializing
+            done, busy = self._value is not PENDING, self._initializing
             if not (done or busy):
                 self._value = value
         if done or busy:
@@ -123,10 +121,10 @@ class OnceCell[T]:
             except BaseException:
                 close_unstarted(init)
                 raise
-        if (value := self._value) is not NOTHING:
+        if (value := self._value) is not PENDING:
             close_unstarted(init)
             return value
-        made: T | Nothing = NOTHING
+        made: T | Pending = PENDING
         try:
             fresh: T = await _awaitable(init, args)
             made = fresh
@@ -141,23 +139,23 @@ class OnceCell[T]:
     def _claim(self) -> bool:
         """Become the one that makes the value."""
         with self._lock:
-            mine = self._value is NOTHING and not self._initializing
+            mine = self._value is PENDING and not self._initializing
             if mine:
                 self._initializing = True
         return mine
 
-    def _finish(self, made: T | Nothing) -> None:
+    def _finish(self, made: T | Pending) -> None:
         with self._lock:
             self._initializing = False
             self._value = made
-        if made is NOTHING:
+        if made is PENDING:
             self._line.wake_one()
         else:
             self._line.wake_all()
 
     def __repr__(self) -> str:
         value = self._value
-        state = repr(value) if value is not NOTHING else "initialising" if self._initializing else "empty"
+        state = repr(value) if value is not PENDING else "initialising" if self._initializing else "empty"
         return f"<OnceCell {state}>"
 
 

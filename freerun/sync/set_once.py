@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Awaitable
 from typing import Any
 
-from ._listeners import NOTHING, Listeners, Nothing
+from freerun.lowlevel import PENDING, Listeners, Pending
 
 __all__ = ["SetOnce", "SetOnceError"]
 
@@ -47,7 +48,7 @@ class SetOnce[T]:
 
     __slots__ = ("__weakref__", "_lock", "_value", "_waiting")
 
-    def __init__(self, value: T | Nothing = NOTHING) -> None:
+    def __init__(self, value: T | Pending = PENDING) -> None:
         self._lock = threading.RLock()  # no call under it, and so no finalizer
         self._value = value  # changed under the lock, once
         self._waiting = Listeners()
@@ -59,34 +60,34 @@ class SetOnce[T]:
         `SetOnce::set`.
         """
         with self._lock:
-            first = self._value is NOTHING
+            first = self._value is PENDING
             if first:
                 self._value = value
         if not first:
             raise SetOnceError(value)
         self._waiting.wake_all()
 
-    def get[D](self, default: D | Nothing = NOTHING) -> T | D:
+    def get[D](self, default: D | Pending = PENDING) -> T | D:
         """The value, or `default`. Never waits.
 
         Errors: `LookupError` if there is neither. Thread safety: any thread. Tokio: `SetOnce::get`.
         """
-        if (value := self._value) is not NOTHING:
+        if (value := self._value) is not PENDING:
             return value
-        if default is not NOTHING:
+        if default is not PENDING:
             return default
         raise LookupError("no value was set yet; await wait(), or pass a default")
 
     def initialized(self) -> bool:
         """Whether there is a value. Thread safety: any thread. Tokio: `SetOnce::initialized`."""
-        return self._value is not NOTHING
+        return self._value is not PENDING
 
-    async def wait(self) -> T:
+    def wait(self) -> Awaitable[T]:
         """Wait until there is a value, and return it.
 
         Cancel safe. Thread safety: inside a task. Tokio: `SetOnce::wait`.
         """
-        return await self._waiting.wait(lambda: self._value)
+        return self._waiting.wait(lambda: self._value)
 
     def __repr__(self) -> str:
-        return "<SetOnce empty>" if self._value is NOTHING else f"<SetOnce {self._value!r}>"
+        return "<SetOnce empty>" if self._value is PENDING else f"<SetOnce {self._value!r}>"

@@ -13,14 +13,14 @@ How it works, since it is also an example of a primitive on `freerun.lowlevel`:
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from typing import Any, Self
 
 from freerun._arguments import function
 from freerun._errors import RecvError, SendError
+from freerun.lowlevel import PENDING, Listeners, Pending
 
 from ._handle import Handle, ProcessBound
-from ._listeners import NOTHING, Listeners, Nothing
 
 __all__ = ["Receiver", "RecvError", "SendError", "Sender", "channel"]
 
@@ -211,7 +211,7 @@ class Sender[T](Handle):
             raise
         return other
 
-    async def closed(self) -> None:
+    def closed(self) -> Awaitable[None]:
         """Wait until there is no receiver.
 
         Cancel safe. Thread safety: inside a task. Tokio: `Sender::closed`.
@@ -230,7 +230,7 @@ class Sender[T](Handle):
             freerun.run(main)
         """
         channel = self._channel
-        await channel.no_receivers.wait(lambda: NOTHING if channel.receivers else None)
+        return channel.no_receivers.wait(lambda: PENDING if channel.receivers else None)
 
     def is_closed(self) -> bool:
         """Whether there is no receiver. `subscribe()` makes one."""
@@ -324,7 +324,7 @@ class Receiver[T](Handle):
         """Let the present value count as seen. Tokio: `Receiver::mark_unchanged`."""
         self._seen = self._channel.current[0]
 
-    async def changed(self) -> None:
+    def changed(self) -> Awaitable[None]:
         """Wait for a value that was not seen, and count it as seen; `borrow()` tells it.
 
         Errors: `RecvError` if every sender is closed and the last value was seen, or this receiver is closed. Cancel
@@ -355,9 +355,9 @@ class Receiver[T](Handle):
 
             assert freerun.run(main)[-1] == 3
         """
-        await self._channel.news.wait(self._look)
+        return self._channel.news.wait(self._look)
 
-    async def wait_for(self, predicate: Callable[[T], object], /) -> T:
+    def wait_for(self, predicate: Callable[[T], object], /) -> Awaitable[T]:
         """Wait for a value for which `predicate(value)` is true, and return it. The present one is asked first.
 
         Values that are replaced quickly may be passed over. Every value that it looked at counts as seen.
@@ -370,7 +370,7 @@ class Receiver[T](Handle):
         channel = self._channel
         asked = False
 
-        def look() -> T | Nothing:
+        def look() -> T | Pending:
             nonlocal asked
             closed = channel.closed or self._closed  # before the value: after the end there is no change
             seen, (self._seen, value) = self._seen, channel.current
@@ -381,11 +381,11 @@ class Receiver[T](Handle):
                     return found
             if closed:
                 raise self._end()
-            return NOTHING
+            return PENDING
 
-        return await channel.news.wait(look)
+        return channel.news.wait(look)
 
-    def _look(self) -> Nothing | None:
+    def _look(self) -> Pending | None:
         channel = self._channel
         closed = channel.closed or self._closed  # before the version: after the end there is no change
         version = channel.current[0]
@@ -394,7 +394,7 @@ class Receiver[T](Handle):
             return None
         if closed:
             raise self._end()
-        return NOTHING
+        return PENDING
 
     def _end(self) -> RecvError:
         return RecvError("this receiver is closed" if self._closed else "every sender is closed")

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 from support import every_flavor, seeded
-from sync_support import Aborts, abort, gives_way, still_waits, waiting
+from waiting_support import Aborts, abort, gives_way, still_waits, waiting
 
 import freerun
 from freerun.sync import Barrier

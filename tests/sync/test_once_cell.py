@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 from support import every_flavor, in_threads, is_freed, seeded
-from sync_support import Aborts, abort, waiting
+from waiting_support import Aborts, abort, waiting
 
 import freerun
 from freerun.sync import OnceCell, SetError, SetOnce

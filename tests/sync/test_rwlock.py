@@ -7,12 +7,11 @@ import threading
 from typing import Any
 
 import pytest
-from support import PATIENCE, every_flavor, in_threads, seeded, wait_until
-from sync_support import Aborts, abort, gives_way, still_waits, waiting
+from support import every_flavor, in_threads, seeded, until
+from waiting_support import Aborts, abort, gives_way, still_waits, waiting
 
 import freerun
-from freerun.sync import Barrier, RwLock, WouldBlock
-from freerun.sync.rwlock import RwLockReadGuard, RwLockWriteGuard
+from freerun.sync import Barrier, RwLock, RwLockReadGuard, RwLockWriteGuard, WouldBlock
 
 
 async def entered(guard: Any) -> Any:
@@ -23,7 +22,7 @@ def assert_free(lock: RwLock[Any]) -> None:
     """Nobody is in, nobody waits."""
     with lock.try_write():
         pass
-    assert len(lock._line) == 0
+    assert "unlocked" in repr(lock)
 
 
 @every_flavor
@@ -186,13 +185,13 @@ def test_try_read_try_write() -> None:
     lock = RwLock(15)
     with lock.try_read() as first:
         assert first.value == 15
-        with pytest.raises(WouldBlock, match="1 readers"):
+        with pytest.raises(WouldBlock, match="somebody has the lock"):
             lock.try_write()
         with lock.try_read() as second:
             assert second.value == 15
     with lock.try_write() as writing:
         writing.value = 1515
-        with pytest.raises(WouldBlock, match="written"):
+        with pytest.raises(WouldBlock, match="a writer has the lock"):
             lock.try_read()
     assert lock.try_read().value == 1515
 
@@ -268,23 +267,37 @@ async def test_guards_release_on_every_way_out(kind: str) -> None:
 async def test_a_guard_is_for_one_time() -> None:
     lock = RwLock(7)
     for guard in (lock.read(), lock.write()):
-        with pytest.raises(RuntimeError, match="was not entered yet"):
-            guard.value
-        with pytest.raises(RuntimeError, match="was not entered yet"):
-            with guard:
-                pass
-        guard.release()
+        for use in (lambda: guard.value, guard.__enter__, guard.release):
+            with pytest.raises(RuntimeError, match="does not hold its lock yet"):
+                use()
+        assert guard.lock is lock
         async with guard:
             assert guard.value == 7
-            with pytest.raises(RuntimeError, match="entered once"):
-                await guard
-        with pytest.raises(RuntimeError, match="was released"):
-            guard.value
-        with pytest.raises(RuntimeError, match="entered once"):
+            assert await guard is guard  # it has the lock already
+        for use in (lambda: guard.value, guard.__enter__):
+            with pytest.raises(RuntimeError, match="was released"):
+                use()
+        with pytest.raises(RuntimeError, match="has had its turn"):
             await guard
     with pytest.raises(AttributeError):
         lock.try_read().value = 3  # type: ignore[misc]
+    with lock.try_write() as writing:
+        with pytest.raises(AttributeError, match="cannot be deleted"):
+            del writing.value
     assert (type(lock.read()), type(lock.write())) == (RwLockReadGuard, RwLockWriteGuard)
+
+
+@every_flavor
+async def test_a_guard_that_two_tasks_await() -> None:
+    lock = RwLock(0)
+    holder = await lock.write()
+    guard = lock.write()
+    task = await waiting(entered, guard)
+    with pytest.raises(RuntimeError, match="another task is awaiting"):
+        await guard
+    holder.release()
+    (await task).release()
+    assert_free(lock)
 
 
 @every_flavor
@@ -307,7 +320,7 @@ async def test_released_by_many_at_once() -> None:
         guard = await lock.read()
         with in_threads(4, lambda _: guard.release()):
             pass
-        assert lock._readers == 0
+        assert_free(lock)
 
 
 @every_flavor
@@ -330,7 +343,7 @@ async def test_cooperative() -> None:
 async def test_blocking_forms_in_a_task() -> None:
     lock = RwLock(0)
     for block in (lock.blocking_read, lock.blocking_write):
-        with pytest.raises(RuntimeError, match="would block a worker: inside a task, use 'async with"):
+        with pytest.raises(RuntimeError, match=r"would block a worker: inside a task, await (read|write)\(\)"):
             block()
     assert_free(lock)
 
@@ -363,24 +376,35 @@ async def test_threads_and_tasks() -> None:
     assert_free(lock)
 
 
-def test_blocked_threads_are_in_line() -> None:
+@every_flavor
+async def test_blocked_threads_are_in_line() -> None:
+    """A thread that waits to write holds back the readers that come after it."""
     lock = RwLock(0)
     order: list[str] = []
 
-    def take(name: str) -> None:
-        with lock.blocking_read() if name.islower() else lock.blocking_write():
-            order.append(name)
+    def write() -> None:
+        with lock.blocking_write():
+            order.append("thread")
 
-    guard = lock.blocking_write()
-    threads = []
-    for i, name in enumerate("ABc"):
-        threads.append(threading.Thread(target=take, args=(name,), daemon=True))
-        threads[-1].start()
-        wait_until(lambda i=i: len(lock._line) == i + 1)
+    async def read() -> None:
+        async with lock.read():
+            order.append("task")
+
+    def writer_waits() -> bool:
+        try:
+            lock.try_read().release()
+        except WouldBlock:
+            return True
+        return False
+
+    guard = await lock.read()
+    thread = freerun.spawn_blocking(write)
+    await until(writer_waits)
+    reader = await waiting(read)
     guard.release()
-    for thread in threads:
-        thread.join(PATIENCE)
-    assert order == ["A", "B", "c"]
+    await thread
+    await reader
+    assert order == ["thread", "task"]
     assert_free(lock)
 
 

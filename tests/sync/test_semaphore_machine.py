@@ -8,7 +8,7 @@ import pytest
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import invariant, precondition, rule
-from sync_machines import PENDING, Machine, Permits
+from sync_support import PENDING, Machine, Permits
 
 from freerun.sync import AcquireError, Semaphore, WouldBlock
 

@@ -7,7 +7,7 @@ import weakref
 
 import pytest
 from support import every_flavor, in_threads, is_freed, seeded
-from sync_support import Aborts, abort, gives_way, waiting
+from waiting_support import Aborts, abort, gives_way, waiting
 
 import freerun
 from freerun.sync import SetOnce, SetOnceError
@@ -115,7 +115,7 @@ async def test_cancelled_anywhere() -> None:
         once.set(i)
         await aborts.maybe(*tasks[4:])
         assert {await aborts.result(task) for task in tasks} <= {i, None}
-        assert len(once._waiting._wakers) == 0
+        assert len(once._waiting) == 0
     once = SetOnce()
     await abort(await waiting(once.wait))
-    assert len(once._waiting._wakers) == 0
+    assert len(once._waiting) == 0

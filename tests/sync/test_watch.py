@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 from support import every_flavor, in_threads, is_freed, seeded
-from sync_support import Aborts, abort, gives_way, still_waits, waiting
+from waiting_support import Aborts, abort, gives_way, still_waits, waiting
 
 import freerun
 from freerun.sync import RecvError, SendError, watch
@@ -334,7 +334,7 @@ async def test_wait_for_a_predicate_that_fails() -> None:
     tx.send(2)
     with pytest.raises(ZeroDivisionError):
         await task
-    assert len(rx._channel.news._wakers) == 0
+    assert len(rx._channel.news) == 0
 
     async def wrong(value: int) -> bool:
         return True
@@ -520,7 +520,7 @@ async def test_cancelled_changed_misses_nothing() -> None:
         if value is None and rx.has_changed():
             value = await look()
         assert value == i
-    assert len(rx._channel.news._wakers) == 0
+    assert len(rx._channel.news) == 0
 
 
 @every_flavor
@@ -542,6 +542,6 @@ async def test_from_threads() -> None:
 
 def test_outside_a_task() -> None:
     _tx, rx = watch.channel(2)
-    coro = rx.changed()
+    changed = rx.changed().__await__()
     with pytest.raises(RuntimeError, match="inside a freerun task"):
-        coro.send(None)
+        next(changed)

@@ -1162,11 +1162,6 @@ static PyObject *core_on_worker(PyObject *self, PyObject *Py_UNUSED(ignored))
     return PyBool_FromLong(fr_thread.task && fr_thread.task->rt->core == self);
 }
 
-PyObject *fr_core_on_worker(PyObject *Py_UNUSED(module), PyObject *Py_UNUSED(ignored))
-{
-    return PyBool_FromLong(fr_thread.worker != NULL); /* block_in_place() gave it away */
-}
-
 static PyObject *core_get_workers(PyObject *self, void *Py_UNUSED(closure))
 {
     struct fr_runtime *rt = atomic_load(&((CoreObject *)self)->rt);

@@ -313,6 +313,15 @@ PyObject *fr_leaf_new_park(PyObject *module, PyObject *Py_UNUSED(ignored))
     return mod->park_type->tp_alloc(mod->park_type, 0);
 }
 
+PyObject *fr_leaf_refuse_on_worker(PyObject *Py_UNUSED(module), PyObject *args)
+{
+    const char *function, *instead;
+    if (!PyArg_ParseTuple(args, "ss", &function, &instead) || fr_leaf_may_block(function, instead)) {
+        return NULL;
+    }
+    Py_RETURN_NONE;
+}
+
 PyObject *fr_leaf_current_waker(PyObject *module, PyObject *Py_UNUSED(ignored))
 {
     struct fr_module *mod = PyModule_GetState(module);

@@ -125,9 +125,9 @@ static PyMethodDef functions[] = {
      "current_core()\n--\n\nThe runtime of this thread, or RuntimeError."},
     {"try_current_core", fr_core_try_current, METH_NOARGS,
      "try_current_core()\n--\n\nThe runtime of this thread, or None."},
-    {"on_worker", fr_core_on_worker, METH_NOARGS,
-     "on_worker()\n--\n\nWhether this thread is a worker's: who blocks here blocks other tasks. Not in "
-     "block_in_place()."},
+    {"refuse_on_worker", fr_leaf_refuse_on_worker, METH_VARARGS,
+     "refuse_on_worker(function, instead, /)\n--\n\nRuntimeError if this thread polls tasks: `function` would block "
+     "it; await `instead`."},
     {"io_uring_errno", fr_core_io_uring_errno, METH_NOARGS,
      "io_uring_errno()\n--\n\nWhy the system refuses io_uring, as an errno; 0: it does not."},
     {"after_fork_in_child", fr_core_after_fork, METH_NOARGS, "after_fork_in_child()\n--\n\nFor os.register_at_fork()."},
@@ -157,6 +157,14 @@ static int import_errors(struct fr_module *mod)
     return result;
 }
 
+static int import_pending(struct fr_module *mod)
+{
+    PyObject *module = PyImport_ImportModule("freerun._core.pending");
+    mod->pending = module ? PyObject_GetAttrString(module, "PENDING") : NULL;
+    Py_XDECREF(module);
+    return mod->pending ? 0 : -1;
+}
+
 static int import_drain(struct fr_module *mod)
 {
     PyObject *module = PyImport_ImportModule("freerun._core.drain");
@@ -172,10 +180,11 @@ static int module_exec(PyObject *module)
     mod->module = module;
     mod->str_throw = PyUnicode_InternFromString("throw");
     mod->str_close = PyUnicode_InternFromString("close");
-    if (!mod->str_throw || !mod->str_close || import_errors(mod) || import_drain(mod) || fr_task_add_types(mod) ||
-        fr_leaf_add_types(mod) || fr_timer_add_types(mod) || fr_timeout_add_types(mod) || fr_scope_add_types(mod) ||
-        fr_io_add_types(mod) || fr_oneshot_add_types(mod) || fr_semaphore_add_types(mod) || fr_mutex_add_types(mod) ||
-        fr_mpsc_add_types(mod) || fr_core_add_types(mod) ||
+    if (!mod->str_throw || !mod->str_close || import_errors(mod) || import_drain(mod) || import_pending(mod) ||
+        fr_task_add_types(mod) || fr_leaf_add_types(mod) || fr_timer_add_types(mod) || fr_timeout_add_types(mod) ||
+        fr_scope_add_types(mod) || fr_io_add_types(mod) || fr_oneshot_add_types(mod) || fr_semaphore_add_types(mod) ||
+        fr_mutex_add_types(mod) || fr_mpsc_add_types(mod) || fr_listeners_add_types(mod) || fr_rwlock_add_types(mod) ||
+        fr_countdown_add_types(mod) || fr_core_add_types(mod) ||
         PyModule_AddStringConstant(module, "__version__", FREERUN_VERSION)) {
         return -1;
     }
@@ -205,6 +214,12 @@ static int module_traverse(PyObject *module, visitproc visit, void *arg)
                        (PyObject *)mod->permit_type,
                        (PyObject *)mod->mutex_type,
                        (PyObject *)mod->guard_type,
+                       (PyObject *)mod->listeners_type,
+                       (PyObject *)mod->listen_type,
+                       (PyObject *)mod->countdown_type,
+                       (PyObject *)mod->rwlock_type,
+                       (PyObject *)mod->read_guard_type,
+                       (PyObject *)mod->write_guard_type,
                        mod->exc_cancelled,
                        mod->exc_join,
                        mod->exc_shutdown,
@@ -214,7 +229,8 @@ static int module_traverse(PyObject *module, visitproc visit, void *arg)
                        mod->exc_acquire,
                        mod->exc_full,
                        mod->exc_closed,
-                       mod->drain};
+                       mod->drain,
+                       mod->pending};
     for (size_t i = 0; i < sizeof all / sizeof *all; i++) {
         Py_VISIT(all[i]);
     }
@@ -250,6 +266,12 @@ static int module_clear(PyObject *module)
     Py_CLEAR(mod->permit_type);
     Py_CLEAR(mod->mutex_type);
     Py_CLEAR(mod->guard_type);
+    Py_CLEAR(mod->listeners_type);
+    Py_CLEAR(mod->listen_type);
+    Py_CLEAR(mod->countdown_type);
+    Py_CLEAR(mod->rwlock_type);
+    Py_CLEAR(mod->read_guard_type);
+    Py_CLEAR(mod->write_guard_type);
     Py_CLEAR(mod->exc_cancelled);
     Py_CLEAR(mod->exc_join);
     Py_CLEAR(mod->exc_shutdown);
@@ -263,6 +285,7 @@ static int module_clear(PyObject *module)
         Py_CLEAR(mod->mpsc_types[i]);
     }
     Py_CLEAR(mod->drain);
+    Py_CLEAR(mod->pending);
     Py_CLEAR(mod->str_throw);
     Py_CLEAR(mod->str_close);
     fr_sites_free(mod);

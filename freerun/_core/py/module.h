@@ -31,6 +31,9 @@ enum fr_free_kind {
     FR_FREE_SEND,
     FR_FREE_MPSC_RECV,
     FR_FREE_MPSC_PERMIT,
+    FR_FREE_LISTEN,
+    FR_FREE_READ_GUARD,
+    FR_FREE_WRITE_GUARD,
     FR_FREE_KINDS
 };
 
@@ -83,6 +86,12 @@ struct fr_module {
     PyTypeObject *mutex_type;
     PyTypeObject *guard_type;
     PyTypeObject *mpsc_types[FR_MPSC_TYPES];
+    PyTypeObject *listeners_type;
+    PyTypeObject *listen_type;
+    PyTypeObject *countdown_type;
+    PyTypeObject *rwlock_type;
+    PyTypeObject *read_guard_type;
+    PyTypeObject *write_guard_type;
     PyObject *yield_now;      /* the singleton; immortal on free-threaded builds */
     PyObject *consume_budget; /* the same */
     PyObject *ready;          /* the same */
@@ -96,6 +105,7 @@ struct fr_module {
     PyObject *exc_full;   /* TrySendError.Full */
     PyObject *exc_closed; /* TrySendError.Closed */
     PyObject *drain;      /* freerun._core.drain.drain */
+    PyObject *pending;    /* freerun._core.pending.PENDING */
     PyObject *str_throw;
     PyObject *str_close;
     struct fr_site_table sites;
@@ -124,11 +134,15 @@ int fr_oneshot_add_types(struct fr_module *mod);
 int fr_semaphore_add_types(struct fr_module *mod);
 int fr_mutex_add_types(struct fr_module *mod);
 int fr_mpsc_add_types(struct fr_module *mod);
+int fr_listeners_add_types(struct fr_module *mod);
+int fr_rwlock_add_types(struct fr_module *mod);
+int fr_countdown_add_types(struct fr_module *mod);
 
 /* Module functions, each in the file of its subject. */
 PyObject *fr_leaf_yield_now(PyObject *module, PyObject *ignored);
 PyObject *fr_leaf_consume_budget(PyObject *module, PyObject *ignored);
 PyObject *fr_leaf_new_park(PyObject *module, PyObject *ignored);
+PyObject *fr_leaf_refuse_on_worker(PyObject *module, PyObject *args);
 PyObject *fr_leaf_current_waker(PyObject *module, PyObject *ignored);
 PyObject *fr_task_spawn_here(PyObject *module, PyObject *const *args, Py_ssize_t nargs, PyObject *kwnames);
 PyObject *fr_task_spawn_blocking_here(PyObject *module, PyObject *const *args, Py_ssize_t nargs, PyObject *kwnames);
@@ -145,7 +159,6 @@ PyObject *fr_core_current(PyObject *module, PyObject *ignored);
 PyObject *fr_core_try_current(PyObject *module, PyObject *ignored);
 PyObject *fr_core_io_uring_errno(PyObject *module, PyObject *ignored);
 PyObject *fr_core_after_fork(PyObject *module, PyObject *ignored);
-PyObject *fr_core_on_worker(PyObject *module, PyObject *ignored);
 
 /* Creates a heap type from `spec`; `name` NULL: not exported. */
 int fr_module_add_type(struct fr_module *mod, PyTypeObject **slot, PyType_Spec *spec, const char *name);

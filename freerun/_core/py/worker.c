@@ -644,6 +644,9 @@ int fr_worker_init(struct fr_worker *worker, struct fr_runtime *rt, uint32_t ind
     worker->free[FR_FREE_SEND].type = mod->mpsc_types[FR_MPSC_SEND];
     worker->free[FR_FREE_MPSC_RECV].type = mod->mpsc_types[FR_MPSC_RECV];
     worker->free[FR_FREE_MPSC_PERMIT].type = mod->mpsc_types[FR_MPSC_PERMIT];
+    worker->free[FR_FREE_LISTEN].type = mod->listen_type;
+    worker->free[FR_FREE_READ_GUARD].type = mod->read_guard_type;
+    worker->free[FR_FREE_WRITE_GUARD].type = mod->write_guard_type;
     worker->stop_iteration = PyObject_CallNoArgs(PyExc_StopIteration);
     return worker->stop_iteration ? 0 : -1;
 }
