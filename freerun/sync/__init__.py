@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from freerun._core._native import Mutex, MutexGuard, Permit, Semaphore
+from freerun._core._native import Mutex, MutexGuard, Notified, Notify, Permit, Semaphore
 from freerun._errors import AcquireError, RecvError, SendError, SendTimeoutError, TrySendError, WouldBlock
 
 from . import mpsc, oneshot
@@ -11,6 +11,8 @@ __all__ = [
     "AcquireError",
     "Mutex",
     "MutexGuard",
+    "Notified",
+    "Notify",
     "Permit",
     "RecvError",
     "Semaphore",

@@ -29,6 +29,7 @@ enum fr_free_kind {
     FR_FREE_SEND,
     FR_FREE_MPSC_RECV,
     FR_FREE_MPSC_PERMIT,
+    FR_FREE_NOTIFIED,
     FR_FREE_KINDS
 };
 
@@ -73,11 +74,14 @@ struct fr_module {
     PyTypeObject *oneshot_sender_type;
     PyTypeObject *oneshot_receiver_type;
     PyTypeObject *recv_type;
+    PyTypeObject *oneshot_closed_type;
     PyTypeObject *task_ref_type;
     PyTypeObject *semaphore_type;
     PyTypeObject *permit_type;
     PyTypeObject *mutex_type;
     PyTypeObject *guard_type;
+    PyTypeObject *notify_type;
+    PyTypeObject *notified_type;
     PyTypeObject *mpsc_types[FR_MPSC_TYPES];
     PyObject *yield_now;      /* the singleton; immortal on free-threaded builds */
     PyObject *consume_budget; /* the same */
@@ -118,6 +122,7 @@ int fr_oneshot_add_types(struct fr_module *mod);
 int fr_semaphore_add_types(struct fr_module *mod);
 int fr_mutex_add_types(struct fr_module *mod);
 int fr_mpsc_add_types(struct fr_module *mod);
+int fr_notify_add_types(struct fr_module *mod);
 
 /* Module functions, each in the file of its subject. */
 PyObject *fr_leaf_yield_now(PyObject *module, PyObject *ignored);
