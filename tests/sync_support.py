@@ -1,10 +1,15 @@
-"""What the state machines of `sync` share: polling by hand, and a model of permits and the line before them."""
+"""What the tests of `sync` share: waiting tasks, polling by hand, a model of permits and the line before them.
+
+A poll may come at the end of the task's budget, of polls or of time, and then it only gives way. So one poll by hand
+says nothing; several, each in a turn of its own, do.
+"""
 
 from __future__ import annotations
 
 from typing import Any
 
 from hypothesis.stateful import RuleBasedStateMachine
+from support import is_parked, until
 
 import freerun
 
@@ -27,14 +32,26 @@ class Machine(RuleBasedStateMachine):
 
 
 async def poll(leaf: Any, ready: bool) -> Any:
-    """If it should be ready, a poll that gives nothing may have come at the end of the budget: look again."""
-    for _ in range(100 if ready else 1):
+    """The result, or `PENDING`; `ready` is what it should be."""
+    for _ in range(100 if ready else 3):
+        await freerun.yield_now()
         try:
             next(leaf)
         except StopIteration as stop:
             return stop.value
-        await freerun.yield_now()
     return PENDING
+
+
+async def put_in_line(leaf: Any) -> None:
+    """Poll it in this task, so that it waits, and leave it there."""
+    assert await poll(leaf, False) is PENDING
+
+
+async def parked(aw: Any) -> freerun.JoinHandle[Any]:
+    """Start awaiting it in a task of its own, which must come to wait."""
+    task = freerun.spawn(aw)
+    await until(lambda: is_parked(task))
+    return task
 
 
 class Permits:

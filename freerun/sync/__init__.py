@@ -2,7 +2,17 @@
 
 from __future__ import annotations
 
-from freerun._core._native import Mutex, MutexGuard, Permit, RwLock, RwLockReadGuard, RwLockWriteGuard, Semaphore
+from freerun._core._native import (
+    Mutex,
+    MutexGuard,
+    Notified,
+    Notify,
+    Permit,
+    RwLock,
+    RwLockReadGuard,
+    RwLockWriteGuard,
+    Semaphore,
+)
 from freerun._errors import AcquireError, RecvError, SendError, SendTimeoutError, TrySendError, WouldBlock
 
 from . import broadcast, mpsc, oneshot, watch
@@ -18,6 +28,8 @@ __all__ = [
     "Lagged",
     "Mutex",
     "MutexGuard",
+    "Notified",
+    "Notify",
     "OnceCell",
     "Permit",
     "RecvError",

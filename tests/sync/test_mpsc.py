@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 from support import PATIENCE, check_script, every_flavor, in_threads, is_freed, is_parked, until
+from sync_support import parked, put_in_line
 
 import freerun
 from freerun.sync import RecvError, SendError, SendTimeoutError, TrySendError, WouldBlock, mpsc
@@ -22,13 +23,6 @@ both = pytest.mark.parametrize(
 
 class Thing:
     pass
-
-
-async def parked(aw: Any) -> freerun.JoinHandle[Any]:
-    """Start awaiting it in a task of its own, which must come to wait."""
-    task = freerun.spawn(aw)
-    await until(lambda: is_parked(task))
-    return task
 
 
 async def send(tx: Any, value: Any) -> None:
@@ -509,7 +503,7 @@ async def test_room_that_a_waiter_gives_back_ends_a_closed_channel() -> None:
         permit = tx.try_reserve()
         leaf = tx.reserve_many(2)  # takes the other one and waits
         if how == "closed":
-            next(leaf)
+            await put_in_line(leaf)
         else:
             many = await parked(leaf)
         if how == "aborted":
@@ -848,16 +842,10 @@ async def test_two_tasks_that_receive(make: Callable[[], Any]) -> None:
 async def test_one_task_may_change_its_mind() -> None:
     """A leaf that was left behind by the same task, or by one that is over, is in nobody's way."""
     tx, rx = mpsc.channel(1)
-    left = rx.recv()
-
-    async def leave_behind() -> None:
-        next(left)
-
-    await freerun.spawn(leave_behind)
-    mine = rx.recv()
-    next(mine)
-    waiting = rx.recv()
-    next(waiting)
+    left, mine, waiting = rx.recv(), rx.recv(), rx.recv()
+    await freerun.spawn(put_in_line, left)
+    await put_in_line(mine)
+    await put_in_line(waiting)
     await tx.send("x")
     assert await waiting == "x"
 
@@ -867,11 +855,7 @@ async def test_a_leaf_goes_to_another_task() -> None:
     tx, rx = mpsc.channel(1)
     for make, finish in ((rx.recv, lambda: tx.send("x")), (tx.closed, lambda: freerun.spawn_blocking(rx.close))):
         leaf = make()
-
-        async def poll_once(leaf: Any = leaf) -> None:
-            next(leaf)
-
-        await freerun.spawn(poll_once)
+        await freerun.spawn(put_in_line, leaf)
         task = await parked(leaf)
         with pytest.raises(RuntimeError, match="another task"):
             await leaf

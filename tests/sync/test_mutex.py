@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 from support import PATIENCE, check_script, every_flavor, in_threads, is_freed, is_parked, seeded, until
+from sync_support import parked, put_in_line
 
 import freerun
 from freerun.sync import Mutex, MutexGuard, WouldBlock
@@ -16,13 +17,6 @@ from freerun.sync import Mutex, MutexGuard, WouldBlock
 
 class Thing:
     pass
-
-
-async def parked(aw: Any) -> freerun.JoinHandle[Any]:
-    """Start awaiting it in a task of its own, which must come to wait."""
-    task = freerun.spawn(aw)
-    await until(lambda: is_parked(task))
-    return task
 
 
 @every_flavor
@@ -271,7 +265,7 @@ async def test_an_abandoned_leaf_unlocks() -> None:
     mutex = Mutex(0)
     guard = await mutex.lock()
     leaf = mutex.lock()
-    next(leaf)
+    await put_in_line(leaf)
     guard.release()
     assert mutex.is_locked()
     del leaf
@@ -283,7 +277,7 @@ async def test_a_leaf_that_is_closed_may_be_awaited_again() -> None:
     mutex = Mutex(0)
     guard = await mutex.lock()
     leaf = mutex.lock()
-    next(leaf)
+    await put_in_line(leaf)
     leaf.close()
     guard.release()
     assert not mutex.is_locked()

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import gc
 import threading
 import weakref
 from typing import Any
 
 import pytest
-from support import PATIENCE, every_flavor, is_freed, is_parked, until
+from support import PATIENCE, every_flavor, in_threads, is_freed, is_parked, run_script, until
+from sync_support import parked, put_in_line
 
 import freerun
 from freerun.sync import RecvError, SendError, WouldBlock, oneshot
@@ -351,6 +353,139 @@ async def test_many_at_once() -> None:
     for i, (tx, _) in enumerate(channels):
         tx.send(i)
     assert [await task for task in tasks] == list(range(2000))
+
+
+@pytest.mark.parametrize("how", ["close", "drop", "received", "sender"])
+@every_flavor
+async def test_awaiting_the_close(how: str) -> None:
+    tx, rx = oneshot.channel()
+    task = await parked(tx.closed())
+    if how == "close":
+        rx.close()
+    elif how == "received":
+        tx.send(1)
+        assert is_parked(task)
+        assert await rx == 1
+    elif how == "sender":
+        tx.close()
+    else:
+        del rx
+        await until(lambda: gc.collect() is not None and task.is_finished())
+    assert await task is None
+    await tx.closed()
+
+
+@every_flavor
+async def test_awaiting_the_close_is_cancelled() -> None:
+    tx, rx = oneshot.channel()
+    for _ in range(3):
+        task = await parked(tx.closed())
+        with pytest.raises(RuntimeError, match="another task is already awaiting closed"):
+            await tx.closed()
+        task.abort()
+        with pytest.raises(freerun.JoinError):
+            await task
+    task = await parked(tx.closed())
+    rx.close()
+    await task
+
+
+@every_flavor
+async def test_awaiting_the_close_changes_task() -> None:
+    tx, rx = oneshot.channel()
+    leaf = tx.closed()
+    await freerun.spawn(put_in_line, leaf)
+    task = await parked(leaf)
+    rx.close()
+    await task
+
+
+@every_flavor
+async def test_close_races_with_who_awaits_it() -> None:
+    for _ in range(200):
+        tx, rx = oneshot.channel()
+        task = freerun.spawn(tx.closed())
+        closing = freerun.spawn_blocking(rx.close)
+        await task
+        await closing
+
+
+def test_blocking_recv(rt: freerun.Runtime) -> None:
+    channels = [oneshot.channel() for _ in range(50)]
+    got: list[int] = []
+
+    def receive(_: int) -> None:
+        for _, rx in channels:
+            got.append(rx.blocking_recv())
+
+    async def send() -> None:
+        for n, (tx, _) in enumerate(channels):
+            if n % 5 == 0:
+                await freerun.time.sleep(0.001)
+            tx.send(n)
+
+    with in_threads(1, receive):
+        rt.block_on(send)
+    assert got == list(range(50))
+    with pytest.raises(RecvError, match="received already"):
+        channels[0][1].blocking_recv()
+
+
+def test_blocking_recv_of_a_sender_that_leaves(rt: freerun.Runtime) -> None:
+    for _ in range(50):
+        tx, rx = oneshot.channel()
+
+        def receive(_: int, rx: Any = rx) -> None:
+            with pytest.raises(RecvError, match="went away"):
+                rx.blocking_recv()
+
+        with in_threads(1, receive):
+            tx.close()
+
+
+@every_flavor
+async def test_blocking_recv_in_a_task() -> None:
+    tx, rx = oneshot.channel()
+    with pytest.raises(RuntimeError, match="would block a worker: inside a task, await the receiver"):
+        rx.blocking_recv()
+    waiting = freerun.spawn_blocking(rx.blocking_recv)
+    await freerun.time.sleep(0.002)
+    if not waiting.is_finished():
+        with contextlib.suppress(WouldBlock):
+            rx.try_recv()
+    tx.send("x")
+    assert await waiting == "x"
+
+
+@every_flavor
+async def test_a_thread_and_a_task_receive() -> None:
+    tx, rx = oneshot.channel()
+
+    async def receive() -> object:
+        return await rx
+
+    task = await parked(receive())
+    with pytest.raises(RuntimeError, match="already awaiting this oneshot receiver"):
+        await freerun.spawn_blocking(rx.blocking_recv)
+    tx.send(1)
+    assert await task == 1
+
+
+def test_a_signal_ends_a_blocking_recv() -> None:
+    done = run_script(
+        """
+        import os, signal, threading
+        from freerun.sync import oneshot
+        tx, rx = oneshot.channel()
+        threading.Timer(0.2, lambda: os.kill(os.getpid(), signal.SIGINT)).start()
+        try:
+            rx.blocking_recv()
+        except KeyboardInterrupt:
+            tx.send(5)
+            print(rx.blocking_recv())
+        """
+    )
+    assert (done.returncode, done.stdout, done.stderr) == (0, "5\n", "")
 
 
 def test_kinds() -> None:

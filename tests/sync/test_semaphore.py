@@ -10,18 +10,12 @@ from typing import Any
 
 import pytest
 from support import PATIENCE, every_flavor, in_threads, is_parked, run_script, seeded, until
+from sync_support import parked, put_in_line
 
 import freerun
 from freerun.sync import AcquireError, Semaphore, WouldBlock
 
 MAX = 2**61 - 1
-
-
-async def parked(aw: Any) -> freerun.JoinHandle[Any]:
-    """Start awaiting it in a task of its own, which must come to wait."""
-    task = freerun.spawn(aw)
-    await until(lambda: is_parked(task))
-    return task
 
 
 @every_flavor
@@ -335,10 +329,7 @@ async def test_an_acquire_goes_to_another_task() -> None:
     semaphore = Semaphore(0)
     leaf = semaphore.acquire()
 
-    async def poll_once() -> None:
-        next(leaf)  # gets into line, and leaves the leaf there
-
-    await freerun.spawn(poll_once)
+    await freerun.spawn(put_in_line, leaf)
     task = await parked(leaf)
     with pytest.raises(RuntimeError, match="another task is awaiting this very object"):
         await leaf

@@ -9,28 +9,6 @@ void fr_acquire_wake(void *task)
     fr_task_unref(task);
 }
 
-/* The leaf was awaited by one task, and now another one polls it. That is fine if the first is over. */
-static bool move_to(struct fr_acquire *acquire, struct fr_sem *sem, struct fr_task *task)
-{
-    void *before = task;
-    fr_task_ref(task);
-    if (!fr_sem_retarget(sem, &acquire->wait, &before)) {
-        fr_task_unref(task);
-        return true; /* it has just been taken out of the line: look again */
-    }
-    bool may = fr_leaf_may_take(before, task);
-    if (!may) {
-        void *given_back = before;
-        if (fr_sem_retarget(sem, &acquire->wait, &given_back)) {
-            before = given_back;
-        } else {
-            fr_task_wake(before); /* it was woken for us meanwhile */
-        }
-    }
-    fr_task_unref(before);
-    return may;
-}
-
 static enum fr_acquired enlist(struct fr_acquire *acquire, struct fr_sem *sem, struct fr_task *task)
 {
     fr_acquire_settle();
@@ -56,7 +34,7 @@ enum fr_acquired fr_acquire_step_slow(struct fr_acquire *acquire, struct fr_sem 
     }
     int err = fr_sem_poll(&acquire->wait);
     if (err == -EAGAIN && acquire->wait.waiter.task != task) {
-        if (!move_to(acquire, sem, task)) {
+        if (!fr_leaf_move(&sem->lock, &acquire->wait.waiter, task)) {
             return FR_ACQUIRE_MISUSED;
         }
         err = fr_sem_poll(&acquire->wait);

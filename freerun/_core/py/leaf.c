@@ -25,6 +25,30 @@ bool fr_leaf_may_take(struct fr_task *owner, struct fr_task *task)
     return false;
 }
 
+bool fr_leaf_move(struct fr_mutex *lock, struct fr_waiter *waiter, struct fr_task *task)
+{
+    void *before = task;
+    fr_task_ref(task);
+    if (!fr_waiter_retarget(lock, waiter, &before)) {
+        fr_task_unref(task);
+        return true;
+    }
+    if (!before) {
+        return true;
+    }
+    bool may = fr_leaf_may_take(before, task);
+    if (!may) {
+        void *given_back = before;
+        if (fr_waiter_retarget(lock, waiter, &given_back)) {
+            before = given_back;
+        } else {
+            fr_task_wake(before); /* we were woken in its place meanwhile */
+        }
+    }
+    fr_task_unref(before);
+    return may;
+}
+
 int fr_leaf_may_block(const char *function, const char *instead)
 {
     if (!fr_thread.worker) {

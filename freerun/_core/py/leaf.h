@@ -17,6 +17,7 @@
 #define FR_LEAF_H
 
 #include "rt/clock.h"
+#include "rt/wakes.h"
 #include "runtime.h"
 
 /* Immortal in every build, and nobody else yields it. */
@@ -80,6 +81,9 @@ static inline void fr_leaf_exit(_Atomic bool *stepping)
 
 /* False, with RuntimeError, if `owner`, for which the leaf is registered, is another task that still runs. */
 bool fr_leaf_may_take(struct fr_task *owner, struct fr_task *task);
+/* A leaf was awaited by one task (or enabled by none), and now another one polls it: lets that one wait in its place. True
+ * also if the waiter is linked no more: look again. False with RuntimeError: the first task still runs. */
+bool fr_leaf_move(struct fr_mutex *lock, struct fr_waiter *waiter, struct fr_task *task);
 /* 0, or -1 with RuntimeError: this thread polls tasks, so `function` must not put it to sleep. */
 int fr_leaf_may_block(const char *function, const char *instead);
 /* Sleeps, detached, until the event is set: 0, 1 (`timeout_ns` is over; negative: none), -1 with a handler's exception. */

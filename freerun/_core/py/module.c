@@ -183,7 +183,7 @@ static int module_exec(PyObject *module)
     if (!mod->str_throw || !mod->str_close || import_errors(mod) || import_drain(mod) || import_pending(mod) ||
         fr_task_add_types(mod) || fr_leaf_add_types(mod) || fr_timer_add_types(mod) || fr_timeout_add_types(mod) ||
         fr_scope_add_types(mod) || fr_io_add_types(mod) || fr_oneshot_add_types(mod) || fr_semaphore_add_types(mod) ||
-        fr_mutex_add_types(mod) || fr_mpsc_add_types(mod) || fr_listeners_add_types(mod) || fr_rwlock_add_types(mod) ||
+        fr_mutex_add_types(mod) || fr_mpsc_add_types(mod) || fr_notify_add_types(mod) || fr_listeners_add_types(mod) || fr_rwlock_add_types(mod) ||
         fr_countdown_add_types(mod) || fr_core_add_types(mod) ||
         PyModule_AddStringConstant(module, "__version__", FREERUN_VERSION)) {
         return -1;
@@ -209,6 +209,7 @@ static int module_traverse(PyObject *module, visitproc visit, void *arg)
                        (PyObject *)mod->oneshot_sender_type,
                        (PyObject *)mod->oneshot_receiver_type,
                        (PyObject *)mod->recv_type,
+                       (PyObject *)mod->oneshot_closed_type,
                        (PyObject *)mod->task_ref_type,
                        (PyObject *)mod->semaphore_type,
                        (PyObject *)mod->permit_type,
@@ -220,6 +221,8 @@ static int module_traverse(PyObject *module, visitproc visit, void *arg)
                        (PyObject *)mod->rwlock_type,
                        (PyObject *)mod->read_guard_type,
                        (PyObject *)mod->write_guard_type,
+                       (PyObject *)mod->notify_type,
+                       (PyObject *)mod->notified_type,
                        mod->exc_cancelled,
                        mod->exc_join,
                        mod->exc_shutdown,
@@ -261,6 +264,7 @@ static int module_clear(PyObject *module)
     Py_CLEAR(mod->oneshot_sender_type);
     Py_CLEAR(mod->oneshot_receiver_type);
     Py_CLEAR(mod->recv_type);
+    Py_CLEAR(mod->oneshot_closed_type);
     Py_CLEAR(mod->task_ref_type);
     Py_CLEAR(mod->semaphore_type);
     Py_CLEAR(mod->permit_type);
@@ -272,6 +276,8 @@ static int module_clear(PyObject *module)
     Py_CLEAR(mod->rwlock_type);
     Py_CLEAR(mod->read_guard_type);
     Py_CLEAR(mod->write_guard_type);
+    Py_CLEAR(mod->notify_type);
+    Py_CLEAR(mod->notified_type);
     Py_CLEAR(mod->exc_cancelled);
     Py_CLEAR(mod->exc_join);
     Py_CLEAR(mod->exc_shutdown);

@@ -34,6 +34,7 @@ enum fr_free_kind {
     FR_FREE_LISTEN,
     FR_FREE_READ_GUARD,
     FR_FREE_WRITE_GUARD,
+    FR_FREE_NOTIFIED,
     FR_FREE_KINDS
 };
 
@@ -80,11 +81,14 @@ struct fr_module {
     PyTypeObject *oneshot_sender_type;
     PyTypeObject *oneshot_receiver_type;
     PyTypeObject *recv_type;
+    PyTypeObject *oneshot_closed_type;
     PyTypeObject *task_ref_type;
     PyTypeObject *semaphore_type;
     PyTypeObject *permit_type;
     PyTypeObject *mutex_type;
     PyTypeObject *guard_type;
+    PyTypeObject *notify_type;
+    PyTypeObject *notified_type;
     PyTypeObject *mpsc_types[FR_MPSC_TYPES];
     PyTypeObject *listeners_type;
     PyTypeObject *listen_type;
@@ -137,6 +141,7 @@ int fr_mpsc_add_types(struct fr_module *mod);
 int fr_listeners_add_types(struct fr_module *mod);
 int fr_rwlock_add_types(struct fr_module *mod);
 int fr_countdown_add_types(struct fr_module *mod);
+int fr_notify_add_types(struct fr_module *mod);
 
 /* Module functions, each in the file of its subject. */
 PyObject *fr_leaf_yield_now(PyObject *module, PyObject *ignored);

@@ -824,30 +824,15 @@ typedef struct {
     _Atomic bool stepping;
 } ClosedObject;
 
-/* Takes the waiter back from a task that waited before. False, with an exception, if that one still runs. */
-static bool take_from_other(struct fr_mpsc *q, struct fr_waiter *waiter, struct fr_task *task)
-{
-    if (!fr_mpsc_unwait(q, waiter)) {
-        return true;
-    }
-    struct fr_task *before = waiter->task;
-    bool may = fr_leaf_may_take(before, task);
-    if (!may) {
-        fr_task_wake(before); /* it looks again, and waits again */
-    }
-    fr_task_unref(before);
-    return may;
-}
-
 static PyObject *closed_step(ClosedObject *closed, struct fr_task *task)
 {
     struct fr_mpsc *q = queue_of(closed->sender);
     if (fr_waiter_is_linked(&closed->waiter)) {
-        if (closed->waiter.task == task) {
-            return fr_leaf_park(); /* spurious */
-        }
-        if (!take_from_other(q, &closed->waiter, task)) {
+        if (closed->waiter.task != task && !fr_leaf_move(&q->lock, &closed->waiter, task)) {
             return NULL;
+        }
+        if (fr_waiter_is_linked(&closed->waiter)) {
+            return fr_leaf_park(); /* spurious, or in another's place */
         }
     }
     if (!fr_leaf_spend()) {
@@ -1238,11 +1223,11 @@ static PyObject *recv_step(RecvObject *recv, struct fr_task *task)
 {
     struct fr_mpsc *q = queue_of(recv->receiver);
     if (fr_waiter_is_linked(&recv->waiter)) {
-        if (recv->waiter.task == task) {
-            return fr_leaf_park(); /* spurious */
-        }
-        if (!take_from_other(q, &recv->waiter, task)) {
+        if (recv->waiter.task != task && !fr_leaf_move(&q->lock, &recv->waiter, task)) {
             return NULL;
+        }
+        if (fr_waiter_is_linked(&recv->waiter)) {
+            return fr_leaf_park(); /* spurious, or in another's place */
         }
     }
     if (!fr_leaf_spend()) {

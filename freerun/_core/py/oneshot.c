@@ -4,13 +4,19 @@
  * OWNERSHIP  the channel is plain C, shared by the two ends (`refs`). Whoever moves `slot` away from a value or a waiting
  *            task owns the reference that was in it. A value in the slot belongs to the receiver, which shows it to the
  *            garbage collector.
- * FIELDS     slot         CAS by any thread, acq_rel: everything before a send is seen by who receives
+ * FIELDS     slot         CAS by any thread, seq_cst: everything before a send is seen by who receives; and [O4]
+ *            closer       the task that awaits closed(), or 0: CAS and exchange by any thread, seq_cst [O4]
  *            recv->task   the leaf's own: what it put into the slot; compared, never followed
- * INVARIANTS O1 EMPTY <-> WAITING(task); EMPTY, WAITING -> value -> TAKEN; EMPTY, WAITING -> GONE (the sender left);
+ *            closed->task the leaf's own: what it put into `closer`; compared, never followed
+ * INVARIANTS O1 EMPTY <-> WAITING(task) or THREAD(sleeper), written WAITING below; EMPTY, WAITING -> value -> TAKEN; EMPTY, WAITING -> GONE (the sender left);
  *               EMPTY, WAITING, value -> CLOSED (the receiver left). TAKEN, GONE and CLOSED are final.
  *            O2 WAITING holds one reference of its task. It names the task, not the leaf: whoever takes it out needs
  *               nothing that the leaf's owner might free meanwhile.
+ *               THREAD holds one of two references of a sleeper: who takes it out sets its event, and may be slower at
+ *               that than the thread is at leaving.
  *            O3 a leaf that is resumed finds its task in the slot still (a spurious wake), or something else there.
+ *            O4 whoever makes `slot` final looks at `closer` after that; who puts a task into `closer` looks at `slot`
+ *               after that. One of them sees the other.
  * LOCKS      none.
  * PROVED BY  tests/sync/test_oneshot.py
  */
@@ -18,11 +24,12 @@
 
 #include "leaf.h"
 
-/* What `slot` holds, by its low bits: a value (or nothing), a waiting task, or one of the final states. */
-enum { EMPTY = 0, WAITING = 1, GONE = 2, CLOSED = 6, TAKEN = 10, TAG = 3 };
+/* What `slot` holds, by its low bits: a value (or nothing), a waiting task or thread, or one of the final states. */
+enum { EMPTY = 0, WAITING = 1, GONE = 2, THREAD = 3, CLOSED = 6, TAKEN = 10, TAG = 3 };
 
 struct fr_channel {
     _Atomic uintptr_t slot;
+    _Atomic uintptr_t closer;
     union {
         _Atomic uint32_t refs;
         struct fr_channel *next_free;
@@ -41,6 +48,18 @@ typedef struct {
     struct fr_task *task;
 } RecvObject;
 
+typedef struct {
+    PyObject_HEAD
+    EndObject *sender;
+    struct fr_task *task;
+} ClosedObject;
+
+/* A thread in blocking_recv(). */
+struct sleeper {
+    struct fr_event event;
+    _Atomic uint32_t refs;
+};
+
 enum { FREE_CHANNELS_MAX = 512 };
 
 static bool is_value(uintptr_t slot)
@@ -48,9 +67,15 @@ static bool is_value(uintptr_t slot)
     return slot != EMPTY && (slot & TAG) == 0;
 }
 
+/* A task or a thread. */
 static bool is_waiting(uintptr_t slot)
 {
-    return (slot & TAG) == WAITING;
+    return slot & WAITING;
+}
+
+static bool is_final(uintptr_t slot)
+{
+    return (slot & TAG) == GONE;
 }
 
 static struct fr_task *task_of(uintptr_t slot)
@@ -68,10 +93,11 @@ static uintptr_t look(struct fr_channel *channel)
     return atomic_load_explicit(&channel->slot, memory_order_acquire); /* pairs with move() */
 }
 
-/* acq_rel: what came before the move is seen by who finds it, and the other way round */
+/* seq_cst: what came before the move is seen by who finds it, and the other way round; and it comes before wake_closer()
+ * looks [O4] */
 static bool move(struct fr_channel *channel, uintptr_t *from, uintptr_t to)
 {
-    return atomic_compare_exchange_weak_explicit(&channel->slot, from, to, memory_order_acq_rel, memory_order_acquire);
+    return atomic_compare_exchange_weak_explicit(&channel->slot, from, to, memory_order_seq_cst, memory_order_acquire);
 }
 
 static struct fr_channel *channel_new(void)
@@ -86,6 +112,7 @@ static struct fr_channel *channel_new(void)
     }
     if (channel) {
         atomic_init(&channel->slot, EMPTY);
+        atomic_init(&channel->closer, 0);
         atomic_init(&channel->refs, 2);
     }
     return channel;
@@ -117,12 +144,33 @@ void fr_oneshot_free_channels(struct fr_worker *worker)
     worker->free_channel_count = 0;
 }
 
-/* Wakes the task that was taken out of the slot, if it was one. */
+static void sleeper_unref(struct sleeper *sleeper)
+{
+    /* acq_rel: every use of it comes before the free; pairs with itself */
+    if (atomic_fetch_sub_explicit(&sleeper->refs, 1, memory_order_acq_rel) == 1) {
+        free(sleeper);
+    }
+}
+
+/* Wakes the task or thread that was taken out of the slot, if it was one. */
 static void wake_taken(uintptr_t slot)
 {
-    if (is_waiting(slot)) {
+    if ((slot & TAG) == WAITING) {
         fr_task_wake(task_of(slot));
         fr_task_unref(task_of(slot));
+    } else if ((slot & TAG) == THREAD) {
+        struct sleeper *sleeper = (struct sleeper *)(slot & ~(uintptr_t)TAG);
+        fr_event_set(&sleeper->event);
+        sleeper_unref(sleeper);
+    }
+}
+
+/* The slot is final now: wakes who awaits that. */
+static void wake_closer(struct fr_channel *channel)
+{
+    /* seq_cst, twice: after the slot [O4]; pairs with wait_closed() */
+    if (__builtin_expect(atomic_load_explicit(&channel->closer, memory_order_seq_cst) != 0, 0)) {
+        wake_taken(atomic_exchange_explicit(&channel->closer, 0, memory_order_seq_cst));
     }
 }
 
@@ -173,6 +221,7 @@ static void sender_leave(struct fr_channel *channel)
         }
     } while (!move(channel, &slot, GONE));
     wake_taken(slot);
+    wake_closer(channel);
 }
 
 static PyObject *sender_close(PyObject *self, PyObject *Py_UNUSED(ignored))
@@ -205,6 +254,16 @@ static PyObject *sender_exit(PyObject *self, PyObject *Py_UNUSED(args))
     return sender_close(self, NULL);
 }
 
+static PyObject *sender_closed(PyObject *self, PyObject *Py_UNUSED(ignored))
+{
+    PyTypeObject *type = fr_module_of_type(Py_TYPE(self))->oneshot_closed_type;
+    ClosedObject *closed = (ClosedObject *)type->tp_alloc(type, 0);
+    if (closed) {
+        closed->sender = (EndObject *)Py_NewRef(self);
+    }
+    return (PyObject *)closed;
+}
+
 static PyMethodDef sender_methods[] = {
     {"send", sender_send, METH_O,
      "send($self, value, /)\n--\n\nSend the one value; never waits. SendError, with the value, if the receiver is "
@@ -213,6 +272,21 @@ static PyMethodDef sender_methods[] = {
     {"is_closed", sender_is_closed, METH_NOARGS,
      "is_closed($self)\n--\n\nWhether nothing more can be received: the receiver is gone or closed, or has the "
      "value."},
+    {"closed", sender_closed, METH_NOARGS,
+     "closed($self)\n--\n\nAwait it until nothing can come of sending any more: the receiver is gone or closed, or has "
+     "the\nvalue, or this sender was closed.\n\nCancel safe. Thread safety: one task at a time. Tokio: "
+     "Sender::closed.\n\n"
+     "Example::\n\n"
+     "    import freerun\n"
+     "    from freerun.sync import oneshot\n\n"
+     "    async def main() -> str:\n"
+     "        tx, rx = oneshot.channel()\n\n"
+     "        async def give_up() -> None:\n"
+     "            rx.close()\n\n"
+     "        freerun.spawn(give_up)\n"
+     "        await tx.closed()    # nobody wants the answer: stop working on it\n"
+     "        return \"stopped\"\n\n"
+     "    assert freerun.run(main) == \"stopped\"\n"},
     {"__enter__", end_enter, METH_NOARGS, NULL},
     {"__exit__", sender_exit, METH_VARARGS, NULL},
     {"__class_getitem__", Py_GenericAlias, METH_O | METH_CLASS, NULL},
@@ -233,6 +307,91 @@ static PyType_Spec sender_spec = {
     .slots = sender_slots,
 };
 
+/* ---- awaiting closed() ---- */
+
+static void closed_let_go(PyObject *self)
+{
+    ClosedObject *closed = (ClosedObject *)self;
+    struct fr_task *task = closed->task;
+    uintptr_t mine = waiting(task);
+    closed->task = NULL;
+    /* seq_cst: as all of `closer` [O4]; pairs with wake_closer() */
+    if (task && atomic_compare_exchange_strong_explicit(&closed->sender->channel->closer, &mine, 0,
+                                                        memory_order_seq_cst, memory_order_relaxed)) {
+        fr_task_unref(task);
+    }
+}
+
+/* Puts `task` into `closer`; false: somebody else is there. */
+static bool wait_closed(ClosedObject *closed, struct fr_task *task)
+{
+    closed_let_go((PyObject *)closed); /* the task for which this leaf waited before */
+    uintptr_t nobody = 0;
+    fr_task_ref(task);
+    /* seq_cst: before the caller looks at the slot [O4]; pairs with wake_closer() */
+    if (!atomic_compare_exchange_strong_explicit(&closed->sender->channel->closer, &nobody, waiting(task),
+                                                 memory_order_seq_cst, memory_order_relaxed)) {
+        fr_task_unref(task);
+        PyErr_SetString(PyExc_RuntimeError, "another task is already awaiting closed() of this oneshot sender");
+        return false;
+    }
+    closed->task = task;
+    return true;
+}
+
+static PyObject *closed_iternext(PyObject *self)
+{
+    ClosedObject *closed = (ClosedObject *)self;
+    struct fr_channel *channel = closed->sender->channel;
+    struct fr_task *task = fr_leaf_task();
+    if (!task) {
+        return NULL;
+    }
+    if (!is_final(look(channel))) {
+        /* relaxed: our own task is in there or it is not */
+        bool spurious =
+            closed->task == task && atomic_load_explicit(&channel->closer, memory_order_relaxed) == waiting(task);
+        if (!spurious && !wait_closed(closed, task)) {
+            return NULL;
+        }
+        /* seq_cst: after `closer` [O4]; pairs with move() */
+        if (!is_final(atomic_load_explicit(&channel->slot, memory_order_seq_cst))) {
+            return fr_leaf_park();
+        }
+    }
+    if (!fr_leaf_spend()) {
+        return fr_leaf_yield();
+    }
+    closed_let_go(self);
+    return NULL; /* None */
+}
+
+static void closed_dealloc(PyObject *self)
+{
+    PyTypeObject *type = Py_TYPE(self);
+    closed_let_go(self);
+    Py_DECREF((PyObject *)((ClosedObject *)self)->sender);
+    type->tp_free(self);
+    Py_DECREF(type);
+}
+
+FR_LEAF_METHODS(closed, closed_let_go);
+
+static PyType_Slot closed_slots[] = {
+    {Py_tp_doc, "What awaiting closed() of a oneshot sender iterates over."},
+    {Py_tp_dealloc, closed_dealloc},
+    {Py_tp_methods, closed_methods},
+    FR_LEAF_SLOTS(closed_iternext),
+    {0, NULL},
+};
+
+static PyType_Spec closed_spec = {
+    .name = "freerun._core._native.OneshotClosed",
+    .basicsize = sizeof(ClosedObject),
+    .flags = Py_TPFLAGS_DEFAULT | Py_TPFLAGS_IMMUTABLETYPE | Py_TPFLAGS_DISALLOW_INSTANTIATION,
+    .slots = closed_slots,
+};
+
 /* ---- receiver ---- */
 
 static PyObject *raise_recv_error(struct fr_module *mod, uintptr_t slot)
@@ -248,6 +407,7 @@ static PyObject *take(struct fr_channel *channel, uintptr_t *slot)
 {
     while (is_value(*slot)) {
         if (move(channel, slot, TAKEN)) {
+            wake_closer(channel);
             return (PyObject *)*slot;
         }
     }
@@ -270,19 +430,79 @@ static PyObject *receiver_try_recv(PyObject *self, PyObject *Py_UNUSED(ignored))
     return raise_recv_error(mod, slot);
 }
 
+static PyObject *raise_second(void)
+{
+    PyErr_SetString(PyExc_RuntimeError, "another task is already awaiting this oneshot receiver");
+    return NULL;
+}
+
+/* Sleeps until what is in the empty slot has changed. 0, or -1 with a signal handler's exception. */
+static int sleep_for(struct fr_channel *channel, uintptr_t *slot)
+{
+    struct sleeper *sleeper = malloc(sizeof *sleeper);
+    if (!sleeper) {
+        PyErr_NoMemory();
+        return -1;
+    }
+    fr_event_init(&sleeper->event, -1);
+    atomic_init(&sleeper->refs, 2);
+    uintptr_t mine = (uintptr_t)sleeper | THREAD;
+    if (!move(channel, slot, mine)) {
+        free(sleeper);
+        return 0;
+    }
+    int failed = fr_leaf_wait_event(&sleeper->event, -1);
+    *slot = mine;
+    while (failed && *slot == mine) {
+        if (move(channel, slot, EMPTY)) {
+            sleeper_unref(sleeper); /* the slot's */
+            break;
+        }
+    }
+    sleeper_unref(sleeper);
+    *slot = look(channel);
+    return failed ? -1 : 0;
+}
+
+static PyObject *receiver_blocking_recv(PyObject *self, PyObject *Py_UNUSED(ignored))
+{
+    struct fr_channel *channel = ((EndObject *)self)->channel;
+    if (fr_thread.worker) {
+        PyErr_SetString(PyExc_RuntimeError, "blocking_recv() would block a worker: inside a task, await the receiver");
+        return NULL;
+    }
+    uintptr_t slot = look(channel);
+    for (;;) {
+        PyObject *value = take(channel, &slot);
+        if (value) {
+            return value;
+        }
+        if (is_final(slot)) {
+            return raise_recv_error(fr_module_of_type(Py_TYPE(self)), slot);
+        }
+        if (is_waiting(slot)) {
+            return raise_second();
+        }
+        if (sleep_for(channel, &slot)) {
+            return NULL;
+        }
+    }
+}
+
 /* A value that nobody will take any more is dropped here, attached. */
 static void receiver_leave(struct fr_channel *channel)
 {
     uintptr_t slot = look(channel);
     do {
-        if ((slot & TAG) == GONE) { /* final */
+        if (is_final(slot)) {
             return;
         }
     } while (!move(channel, &slot, CLOSED));
+    wake_taken(slot);
+    wake_closer(channel);
     if (is_value(slot)) {
         Py_DECREF((PyObject *)slot);
     }
-    wake_taken(slot);
 }
 
 /* What was sent before may still be received. */
@@ -296,6 +516,7 @@ static PyObject *receiver_close(PyObject *self, PyObject *Py_UNUSED(ignored))
         }
     } while (!move(channel, &slot, CLOSED));
     wake_taken(slot);
+    wake_closer(channel);
     Py_RETURN_NONE;
 }
 
@@ -352,6 +573,9 @@ static PyObject *receiver_await(PyObject *self)
 static PyMethodDef receiver_methods[] = {
     {"try_recv", receiver_try_recv, METH_NOARGS,
      "try_recv($self)\n--\n\nThe value, without waiting; WouldBlock if none yet, RecvError if none will come."},
+    {"blocking_recv", receiver_blocking_recv, METH_NOARGS,
+     "blocking_recv($self)\n--\n\nThe value, on a plain thread, which sleeps until it is there; RecvError if none will "
+     "come, RuntimeError\ninside a task. Tokio: Receiver::blocking_recv."},
     {"close", receiver_close, METH_NOARGS,
      "close($self)\n--\n\nRefuse the value: a later send() raises SendError. One that was sent before can still be "
      "received."},
@@ -421,8 +645,7 @@ static PyObject *recv_iternext(PyObject *self)
             return fr_leaf_park(); /* spurious [O3] */
         }
         if (slot != EMPTY && (!recv->task || slot != waiting(recv->task))) {
-            PyErr_SetString(PyExc_RuntimeError, "another task is already awaiting this oneshot receiver");
-            return NULL;
+            return raise_second();
         }
         if (register_for(recv, task, &slot)) {
             return fr_leaf_park();
@@ -514,7 +737,8 @@ int fr_oneshot_add_types(struct fr_module *mod)
 {
     return fr_module_add_type(mod, &mod->oneshot_sender_type, &sender_spec, "OneshotSender") ||
                    fr_module_add_type(mod, &mod->oneshot_receiver_type, &receiver_spec, "OneshotReceiver") ||
-                   fr_module_add_type(mod, &mod->recv_type, &recv_spec, NULL)
+                   fr_module_add_type(mod, &mod->recv_type, &recv_spec, NULL) ||
+                   fr_module_add_type(mod, &mod->oneshot_closed_type, &closed_spec, NULL)
                ? -1
                : 0;
 }

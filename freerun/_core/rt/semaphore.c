@@ -130,19 +130,6 @@ bool fr_sem_cancel(struct fr_sem *sem, struct fr_sem_waiter *waiter)
     return linked;
 }
 
-bool fr_sem_retarget(struct fr_sem *sem, struct fr_sem_waiter *waiter, void **task)
-{
-    fr_mutex_lock(&sem->lock);
-    bool linked = atomic_load_explicit(&waiter->waiter.linked, memory_order_relaxed); /* under the lock */
-    if (linked) {
-        void *before = waiter->waiter.task;
-        waiter->waiter.task = *task;
-        *task = before;
-    }
-    fr_mutex_unlock(&sem->lock);
-    return linked;
-}
-
 uint64_t fr_sem_forget(struct fr_sem *sem, uint64_t n)
 {
     uint64_t word = atomic_load_explicit(&sem->word, memory_order_relaxed), taken; /* a guess, the CAS checks it */

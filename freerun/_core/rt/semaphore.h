@@ -111,9 +111,6 @@ static inline int fr_sem_settle(struct fr_sem *sem, const struct fr_sem_waiter *
  * task reference is the caller's again. */
 bool fr_sem_cancel(struct fr_sem *sem, struct fr_sem_waiter *waiter);
 
-/* Lets another task wait in its place. False: it is not in line any more. True: *task is the one that waited before. */
-bool fr_sem_retarget(struct fr_sem *sem, struct fr_sem_waiter *waiter, void **task);
-
 /* Gives permits: to who waits, then to whoever comes. False: that would be more than FR_SEM_MAX; those are forgotten. */
 static inline bool fr_sem_release(struct fr_sem *sem, uint64_t n)
 {

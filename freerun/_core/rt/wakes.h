@@ -7,11 +7,12 @@
  * INVARIANTS  WK1  A taken waiter is not touched any more: its owner may free it as soon as it sees `linked` false.
  * LOCKS       fr_wakes_take_locked() under the lock of the list; fr_wakes_fire() under none.
  * SHUTDOWN    nothing: the callback copes with tasks that are over.
- * PROVED BY   tests/test_semaphore.c, tests/test_mpsc.c
+ * PROVED BY   tests/test_semaphore.c, tests/test_mpsc.c, tests/test_notify.c
  */
 #ifndef FR_RT_WAKES_H
 #define FR_RT_WAKES_H
 
+#include "mutex.h"
 #include "waiter.h"
 
 #ifndef FR_WAKES_MAX
@@ -74,6 +75,20 @@ static inline bool fr_waiter_unlink_locked(struct fr_waiter *waiter)
     fr_list_remove(&waiter->node);
     atomic_store_explicit(&waiter->linked, false, memory_order_relaxed);
     return true;
+}
+
+/* Lets another task wait in its place. False: it is in no list any more. True: *task is the one that waited before. */
+static inline bool fr_waiter_retarget(struct fr_mutex *lock, struct fr_waiter *waiter, void **task)
+{
+    fr_mutex_lock(lock);
+    bool linked = atomic_load_explicit(&waiter->linked, memory_order_relaxed); /* written under this very lock */
+    if (linked) {
+        void *before = waiter->task;
+        waiter->task = *task;
+        *task = before;
+    }
+    fr_mutex_unlock(lock);
+    return linked;
 }
 
 static inline void fr_wakes_fire(struct fr_wakes *wakes, fr_wake wake)

@@ -154,11 +154,11 @@ static void test_retarget(void)
     CHECK(acquire(&sem, &waiter, &a, 1) == -EAGAIN);
     sleeper_init(&b);
     void *task = &b;
-    CHECK(fr_sem_retarget(&sem, &waiter, &task));
+    CHECK(fr_waiter_retarget(&sem.lock, &waiter.waiter, &task));
     CHECK(task == &a);
     CHECK(fr_sem_release(&sem, 1));
     CHECK(a.wakes == 0 && b.wakes == 1);
-    CHECK(!fr_sem_retarget(&sem, &waiter, &task));
+    CHECK(!fr_waiter_retarget(&sem.lock, &waiter.waiter, &task));
 }
 
 /* -- a model --------------------------------------------------------------------------------------------------- */
