@@ -18,6 +18,7 @@ from freerun._errors import AcquireError, RecvError, SendError, SendTimeoutError
 from . import broadcast, mpsc, oneshot, watch
 from .barrier import Barrier, BarrierWaitResult
 from .broadcast import Lagged
+from .condvar import Condvar
 from .once_cell import OnceCell, SetError
 from .set_once import SetOnce, SetOnceError
 
@@ -25,6 +26,7 @@ __all__ = [
     "AcquireError",
     "Barrier",
     "BarrierWaitResult",
+    "Condvar",
     "Lagged",
     "Mutex",
     "MutexGuard",

@@ -144,20 +144,21 @@ class Sender[T](_Sending):
         self._closed = False
         with channel.lock:
             if channel.closed:
-                raise ReferenceError("every sender of this channel is closed")
+                raise SendError
             channel.senders += 1
             self._channel = channel
 
     def send(self, value: T, /) -> int:
         """Send `value`, and say how many receivers there are. Never waits.
 
-        Errors: `SendError`, with the value in it, if there is no receiver; a later `send` may find one. `RuntimeError`
-        if this sender is closed. Thread safety: any thread. Tokio: `Sender::send`.
+        Errors: `SendError`, with the value in it, if there is no receiver (a later `send` may find one) or this sender
+        is closed. Thread safety: any thread. Tokio: `Sender::send`.
         """
         channel = self._channel
         slot = _Slot(value)
         overwritten = None
-        self._check_open("send")
+        if self._closed:
+            raise SendError(value)
         with channel.lock:
             while receivers := channel.receivers:
                 slot.left = Countdown(receivers)
@@ -189,7 +190,7 @@ class Sender[T](_Sending):
         self._check_open("clone")
         try:
             return _attached(self._channel)
-        except ReferenceError:  # closed by another thread meanwhile
+        except SendError:  # closed by another thread meanwhile
             self._check_open("clone")
             raise
 
@@ -210,7 +211,7 @@ class Sender[T](_Sending):
             assert rx.try_recv() == 1
             try:
                 weak.upgrade()
-            except ReferenceError:
+            except broadcast.SendError:
                 pass
             else:
                 raise AssertionError
@@ -304,7 +305,7 @@ class WeakSender[T](_Sending):
     def upgrade(self) -> Sender[T]:
         """A sender of the channel.
 
-        Errors: `ReferenceError` once every sender is closed. Thread safety: any thread. Tokio: `WeakSender::upgrade`.
+        Errors: `SendError` once every sender is closed. Thread safety: any thread. Tokio: `WeakSender::upgrade`.
         """
         return _attached(self._channel)
 

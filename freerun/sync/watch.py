@@ -96,18 +96,17 @@ class Sender[T](Handle):
         self._closed = False
         with channel.lock:
             if channel.closed:
-                raise ReferenceError("every sender of this channel is closed")
+                raise SendError
             channel.senders += 1
             self._channel = channel
 
     def send(self, value: T, /) -> None:
         """Replace the value, and tell every receiver. Never waits for them.
 
-        Errors: `SendError`, with the value in it, if there is no receiver: then nothing was changed; `send_replace`
-        does it anyway. `RuntimeError` if this sender is closed. Thread safety: any thread. Tokio: `Sender::send`.
+        Errors: `SendError`, with the value in it, if there is no receiver (`send_replace` does not mind) or this sender
+        is closed: then nothing was changed. Thread safety: any thread. Tokio: `Sender::send`.
         """
-        self._check_open("send")
-        if not self._channel.receivers:
+        if self._closed or not self._channel.receivers:
             raise SendError(value)
         self._channel.replace(value)
         self._channel.news.wake_all()
@@ -206,7 +205,7 @@ class Sender[T](Handle):
         other: Sender[T] = Sender.__new__(Sender)
         try:
             other._attach(self._channel)
-        except ReferenceError:  # closed by another thread meanwhile
+        except SendError:  # closed by another thread meanwhile
             self._check_open("clone")
             raise
         return other

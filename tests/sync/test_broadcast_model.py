@@ -120,7 +120,7 @@ class BroadcastMachine(RuleBasedStateMachine):
     def upgrade(self) -> None:
         try:
             self.senders.append(self.weak.upgrade())
-        except ReferenceError:
+        except SendError:
             assert not self.senders
 
     @precondition(lambda self: self.senders)

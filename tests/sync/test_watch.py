@@ -409,7 +409,6 @@ def test_a_closed_sender() -> None:
     with tx:
         pass
     for use in (
-        lambda: tx.send(1),
         lambda: tx.send_replace(1),
         lambda: tx.send_modify(lambda v: v),
         lambda: tx.send_if_modified(lambda v: v),
@@ -418,6 +417,9 @@ def test_a_closed_sender() -> None:
     ):
         with pytest.raises(RuntimeError, match="this sender is closed"):
             use()
+    with pytest.raises(SendError) as caught:
+        tx.send(1)
+    assert caught.value.value == 1
     assert tx.borrow() == 1
     other.send(2)
     assert rx.borrow() == 2

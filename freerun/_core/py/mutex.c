@@ -194,6 +194,23 @@ static PyObject *guard_release(PyObject *op, PyObject *Py_UNUSED(ignored))
     Py_RETURN_NONE;
 }
 
+/* For Condvar: unlocks, whatever the kind; awaited, the guard locks again, and a block that it is of goes on. */
+static PyObject *guard_pause(PyObject *op, PyObject *Py_UNUSED(ignored))
+{
+    GuardObject *guard = (GuardObject *)op;
+    if (!enter_locked(guard)) {
+        return NULL;
+    }
+    if (guard->kind != PLAIN) {
+        atomic_store_explicit(&guard->mutex->scope, guard->scope + 1, memory_order_relaxed); /* see guard_got() */
+        guard->scope = 0;
+    }
+    guard->acquire.state = FR_ACQUIRE_NEW;
+    fr_leaf_exit(&guard->acquire.stepping);
+    fr_sem_release(&guard->mutex->sem, 1); /* [MU2] */
+    Py_RETURN_NONE;
+}
+
 static PyObject *guard_get_value(PyObject *op, void *Py_UNUSED(closure))
 {
     GuardObject *guard = (GuardObject *)op;
@@ -269,6 +286,7 @@ static PyMethodDef guard_methods[] = {
     {"release", guard_release, METH_NOARGS,
      "release($self, /)\n--\n\nUnlock; harmless if that has been done. RuntimeError before it was locked, and for the "
      "guard of\nan `async with mutex` block, which unlocks at its end."},
+    {"_pause", guard_pause, METH_NOARGS, NULL},
     {"__enter__", guard_enter, METH_NOARGS, NULL},
     {"__exit__", FAST(guard_exit), METH_FASTCALL, NULL},
     {"__aenter__", guard_aenter, METH_NOARGS, NULL},
