@@ -337,7 +337,7 @@ static void test_orphans(void)
     start(&driver);
     for (int i = 0; i < 3; i++) {
         make_pair(fds[i]);
-        CHECK_EQ(fr_io_open(&driver, fds[i][0], &io[i]), 0);
+        CHECK_EQ(fr_io_open(&driver, fds[i][0], ASSUMED, &io[i]), 0);
         for (int dir = 0; dir < 2; dir++) {
             fr_io_clear_all(io[i], fr_io_ready(io[i]), dir);
             waiter[i][dir] = (struct fr_waiter){.task = &count[i][dir]};
