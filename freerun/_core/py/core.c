@@ -158,6 +158,7 @@ struct blocker {
     struct fr_event event; /* its fd is polled together with the signal pipe */
     pthread_t thread;
     uint32_t interrupts; /* under blockers_lock */
+    bool doomed;         /* the same: something fatal was raised while it was here */
     uint32_t drained;
 };
 
@@ -178,22 +179,29 @@ void fr_nudge_blockers(struct fr_runtime *rt)
     fr_mutex_unlock(&rt->blockers_lock);
 }
 
+/* Each once. One that has not spawned its task yet, or is about to tell us, looks at `doomed` when it does. */
 static void abort_blockers(struct fr_runtime *rt)
 {
-    enum { MAX = 64 };
-    struct fr_task *tasks[MAX];
-    int n = 0;
-    fr_mutex_lock(&rt->blockers_lock);
-    for (struct fr_node *node = rt->blockers.next; node != &rt->blockers && n < MAX; node = node->next) {
-        if ((tasks[n] = blocker_of(node)->task)) { /* else it is about to spawn its task, and looks at `fatal` then */
-            fr_task_ref(tasks[n++]);
+    enum { BATCH = 64 };
+    int n;
+    do {
+        struct fr_task *tasks[BATCH];
+        n = 0;
+        fr_mutex_lock(&rt->blockers_lock);
+        for (struct fr_node *node = rt->blockers.next; node != &rt->blockers && n < BATCH; node = node->next) {
+            struct blocker *blocker = blocker_of(node);
+            if (!blocker->doomed && blocker->task) {
+                tasks[n++] = blocker->task;
+                fr_task_ref(blocker->task);
+            }
+            blocker->doomed = true;
         }
-    }
-    fr_mutex_unlock(&rt->blockers_lock);
-    for (int i = 0; i < n; i++) {
-        fr_task_abort(tasks[i]);
-        fr_task_unref(tasks[i]);
-    }
+        fr_mutex_unlock(&rt->blockers_lock);
+        for (int i = 0; i < n; i++) {
+            fr_task_abort(tasks[i]);
+            fr_task_unref(tasks[i]);
+        }
+    } while (n == BATCH);
 }
 
 bool fr_fatal(struct fr_runtime *rt, PyObject *exception)
@@ -402,10 +410,9 @@ static void blocker_attach(struct fr_runtime *rt, struct blocker *blocker, struc
 {
     fr_mutex_lock(&rt->blockers_lock);
     blocker->task = task;
-    bool interrupted = blocker->interrupts > 0;
+    bool over = blocker->interrupts > 0 || blocker->doomed;
     fr_mutex_unlock(&rt->blockers_lock);
-    /* acquire: pairs with fr_fatal(), which may have found no task here yet */
-    if (interrupted || atomic_load_explicit(&rt->fatal, memory_order_acquire)) {
+    if (over) {
         fr_task_abort(task);
     }
 }
