@@ -150,9 +150,10 @@ class Acks:
             self.event.set()
 
     async def all(self) -> None:
-        """Wait for them; then the next round begins."""
-        await self.event.waiter(None)
-        self.event = tonio.Event()
+        """Wait for them; then the next round begins. Two may set the event, the second one late."""
+        while len(self.given) < self.wanted:
+            await self.event.waiter(None)
+            self.event.clear()
         self.given.clear()
 
 
