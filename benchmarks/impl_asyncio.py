@@ -117,8 +117,126 @@ async def chained_spawn(depth: int, chains: int) -> int:
 
 
 async def mpsc(producers: int, each: int) -> int:
+    """Room for 128."""
+    return await many_to_one(128, producers, each)
+
+
+async def mpsc_1(producers: int, each: int) -> int:
+    """Room for one."""
+    return await many_to_one(1, producers, each)
+
+
+async def spsc(producers: int, each: int) -> int:
+    """One to one."""
+    return await many_to_one(128, producers, each)
+
+
+async def mpsc_unbounded(producers: int, each: int) -> int:
+    """Room for all; a producer yields now and then, or the consumer would see them at the end."""
+    queue: asyncio.Queue[int] = asyncio.Queue()
+
+    async def produce() -> None:
+        for number in range(each):
+            queue.put_nowait(number)
+            if number % 128 == 127:
+                await asyncio.sleep(0)
+
+    tasks = [asyncio.create_task(produce()) for _ in range(producers)]
+    total = 0
+    for _ in range(producers * each):
+        total += await queue.get()
+    await asyncio.gather(*tasks)
+    return total
+
+
+async def four_to_four(producers: int, each: int) -> int:
+    """A queue that all consumers take from."""
+    queue: asyncio.Queue[int | None] = asyncio.Queue(128)
+
+    async def produce() -> None:
+        for number in range(each):
+            await queue.put(number)
+
+    async def consume() -> int:
+        total = 0
+        while (value := await queue.get()) is not None:
+            total += value
+        return total
+
+    consumers = [asyncio.create_task(consume()) for _ in range(4)]
+    await asyncio.gather(*[produce() for _ in range(producers)])
+    for _ in consumers:
+        await queue.put(None)
+    return sum(await asyncio.gather(*consumers))
+
+
+async def take_turns(lock: Any, tasks: int, rounds: int) -> int:
+    """Tasks that enter a lock and yield inside."""
+
+    async def work() -> int:
+        done = 0
+        for _ in range(rounds):
+            async with lock:
+                await asyncio.sleep(0)
+                done += 1
+        return done
+
+    return sum(await asyncio.gather(*[work() for _ in range(tasks)]))
+
+
+async def mutex(tasks: int, rounds: int) -> int:
+    """One at a time."""
+    return await take_turns(asyncio.Lock(), tasks, rounds)
+
+
+async def semaphore_8(tasks: int, rounds: int) -> int:
+    """Eight at a time."""
+    return await take_turns(asyncio.Semaphore(8), tasks, rounds)
+
+
+async def notify(waiters: int, rounds: int) -> int:
+    """An event for each round."""
+    events = [asyncio.Event() for _ in range(rounds)]
+    acks = Acks(waiters)
+
+    async def wait() -> int:
+        done = 0
+        for event in events:
+            acks.give()
+            await event.wait()
+            done += 1
+        return done
+
+    tasks = [asyncio.create_task(wait()) for _ in range(waiters)]
+    for event in events:
+        await acks.all()
+        event.set()
+    return sum(await asyncio.gather(*tasks))
+
+
+async def mutex_free(rounds: int) -> int:
+    """Nobody waits."""
+    lock = asyncio.Lock()
+    done = 0
+    for _ in range(rounds):
+        async with lock:
+            done += 1
+    return done
+
+
+async def ready(rounds: int) -> int:
+    """A future that is done."""
+    future: asyncio.Future[int] = asyncio.get_running_loop().create_future()
+    future.set_result(1)
+    done = 0
+    for _ in range(rounds):
+        done += await future
+    return done
+
+
+async def many_to_one(capacity: int, producers: int, each: int) -> int:
     """Several producers, one consumer, a bounded queue."""
-    queue: asyncio.Queue[int] = asyncio.Queue(128)
+    queue: asyncio.Queue[int] = asyncio.Queue(capacity)
 
     async def produce() -> None:
         for number in range(each):

@@ -18,6 +18,7 @@ from freerun import sync as channels
 from freerun.lowlevel import current_waker, park
 from freerun.net import TcpListener, TlsListener, TlsStream
 from freerun.sync import oneshot
+from freerun.task import consume_budget
 from freerun.time import sleep, timeout
 
 if TYPE_CHECKING:
@@ -126,11 +127,11 @@ async def chained_spawn(depth: int, chains: int) -> int:
     return total
 
 
-async def mpsc(producers: int, each: int) -> int:
+async def many_to_one(capacity: int, producers: int, each: int) -> int:
     """Several producers, one consumer, a bounded channel."""
-    sender, receiver = needed("freerun.sync", "mpsc").channel(128)
+    sender, receiver = channels.mpsc.channel(capacity)
 
-    async def produce(mine: Any) -> None:
+    async def produce(mine: channels.mpsc.Sender[int]) -> None:
         for number in range(each):
             await mine.send(number)
 
@@ -141,6 +142,139 @@ async def mpsc(producers: int, each: int) -> int:
     for handle in handles:
         await handle
     return total
+
+
+async def mpsc(producers: int, each: int) -> int:
+    """Room for 128."""
+    return await many_to_one(128, producers, each)
+
+
+async def mpsc_1(producers: int, each: int) -> int:
+    """Room for one."""
+    return await many_to_one(1, producers, each)
+
+
+async def spsc(producers: int, each: int) -> int:
+    """One to one."""
+    return await many_to_one(128, producers, each)
+
+
+async def mpsc_unbounded(producers: int, each: int) -> int:
+    """Room for all; a producer yields now and then, or the consumer would see them at the end."""
+    sender, receiver = channels.mpsc.unbounded_channel()
+
+    async def produce(mine: channels.mpsc.UnboundedSender[int]) -> None:
+        for number in range(each):
+            mine.send(number)
+            if number % 128 == 127:
+                await freerun.yield_now()
+
+    handles = [freerun.spawn(produce, sender.clone()) for _ in range(producers)]
+    total = 0
+    for _ in range(producers * each):
+        total += await receiver.recv()
+    for handle in handles:
+        await handle
+    return total
+
+
+async def four_to_four(producers: int, each: int) -> int:
+    """A channel for each consumer; every producer sends to all of them in turn."""
+    pairs = [channels.mpsc.channel(128) for _ in range(4)]
+
+    async def produce(mine: list[channels.mpsc.Sender[int]]) -> None:
+        for number in range(each):
+            await mine[number % 4].send(number)
+        for sender in mine:
+            sender.close()
+
+    async def consume(receiver: channels.mpsc.Receiver[int]) -> int:
+        total = 0
+        async for value in receiver:
+            total += value
+        return total
+
+    senders = [sender for sender, _ in pairs]
+    consumers = [freerun.spawn(consume, receiver) for _, receiver in pairs]
+    for _ in range(producers):
+        freerun.spawn(produce, [sender.clone() for sender in senders])
+    for sender in senders:
+        sender.close()
+    total = 0
+    for handle in consumers:
+        total += await handle
+    return total
+
+
+async def take_turns(lock: Any, tasks: int, rounds: int) -> int:
+    """Tasks that enter a lock and yield inside."""
+
+    async def work() -> int:
+        done = 0
+        for _ in range(rounds):
+            async with lock:
+                await freerun.yield_now()
+                done += 1
+        return done
+
+    handles = [freerun.spawn(work) for _ in range(tasks)]
+    total = 0
+    for handle in handles:
+        total += await handle
+    return total
+
+
+async def mutex(tasks: int, rounds: int) -> int:
+    """One at a time."""
+    return await take_turns(channels.Mutex(), tasks, rounds)
+
+
+async def semaphore_8(tasks: int, rounds: int) -> int:
+    """Eight at a time."""
+    return await take_turns(channels.Semaphore(8), tasks, rounds)
+
+
+async def notify(waiters: int, rounds: int) -> int:
+    """Everybody waits, is woken, and says so."""
+    news = channels.Notify()
+    acks = Acks(waiters)
+
+    async def wait() -> int:
+        done = 0
+        for _ in range(rounds):
+            notified = news.notified()
+            acks.give()
+            await notified
+            done += 1
+        return done
+
+    handles = [freerun.spawn(wait) for _ in range(waiters)]
+    for _ in range(rounds):
+        await acks.all()
+        news.notify_waiters()
+    total = 0
+    for handle in handles:
+        total += await handle
+    return total
+
+
+async def mutex_free(rounds: int) -> int:
+    """Nobody waits."""
+    lock = channels.Mutex()
+    done = 0
+    for _ in range(rounds):
+        async with lock:
+            done += 1
+    return done
+
+
+async def ready(rounds: int) -> int:
+    """A leaf that is ready at once: the budget is not spent, mostly."""
+    done = 0
+    for _ in range(rounds):
+        await consume_budget()
+        done += 1
+    return done
 
 
 class Acks:

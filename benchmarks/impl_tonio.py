@@ -120,8 +120,122 @@ async def chained_spawn(depth: int, chains: int) -> int:
 
 
 async def mpsc(producers: int, each: int) -> int:
-    """Several producers, one consumer, a bounded channel."""
+    """Room for 128."""
+    return await many_to_one(128, producers, each)
+
+
+async def mpsc_1(producers: int, each: int) -> int:
+    """Room for one."""
+    return await many_to_one(1, producers, each)
+
+
+async def spsc(producers: int, each: int) -> int:
+    """One to one."""
+    return await many_to_one(128, producers, each)
+
+
+async def mpsc_unbounded(producers: int, each: int) -> int:
+    """Room for all; a producer yields now and then, or the consumer would see them at the end."""
+    sender, receiver = channel.unbounded()
+
+    async def produce() -> None:
+        for number in range(each):
+            sender.send(number)
+            if number % 128 == 127:
+                await tonio.yield_now()
+
+    tasks = tonio.spawn.without_results(*[produce() for _ in range(producers)])
+    total = 0
+    for _ in range(producers * each):
+        total += await receiver.receive()
+    await tasks
+    return total
+
+
+async def four_to_four(producers: int, each: int) -> int:
+    """A channel that all consumers take from."""
     sender, receiver = channel.channel(128)
+
+    async def produce() -> None:
+        for number in range(each):
+            await sender.send(number)
+
+    async def consume() -> int:
+        total = 0
+        while (value := await receiver.receive()) is not None:
+            total += value
+        return total
+
+    consumers = tonio.spawn(*[consume() for _ in range(4)])
+    await tonio.spawn.without_results(*[produce() for _ in range(producers)])
+    for _ in range(4):
+        await sender.send(None)
+    return sum(await consumers)
+
+
+async def take_turns(lock: Any, tasks: int, rounds: int) -> int:
+    """Tasks that enter a lock and yield inside."""
+
+    async def work() -> int:
+        done = 0
+        for _ in range(rounds):
+            async with lock:
+                await tonio.yield_now()
+                done += 1
+        return done
+
+    return sum(await tonio.spawn(*[work() for _ in range(tasks)]))
+
+
+async def mutex(tasks: int, rounds: int) -> int:
+    """One at a time."""
+    return await take_turns(sync.Lock(), tasks, rounds)
+
+
+async def semaphore_8(tasks: int, rounds: int) -> int:
+    """Eight at a time."""
+    return await take_turns(sync.Semaphore(8), tasks, rounds)
+
+
+async def notify(waiters: int, rounds: int) -> int:
+    """An event for each round."""
+    events = [tonio.Event() for _ in range(rounds)]
+    acks = Acks(waiters)
+
+    async def wait() -> int:
+        done = 0
+        for event in events:
+            acks.give()
+            await event.waiter(None)
+            done += 1
+        return done
+
+    tasks = tonio.spawn(*[wait() for _ in range(waiters)])
+    for event in events:
+        await acks.all()
+        event.set()
+    return sum(await tasks)
+
+
+async def mutex_free(rounds: int) -> int:
+    """Nobody waits."""
+    return await rwlock_free(rounds)
+
+
+async def ready(rounds: int) -> int:
+    """An event that is set."""
+    event = tonio.Event()
+    event.set()
+    done = 0
+    for _ in range(rounds):
+        await event.waiter(None)
+        done += 1
+    return done
+
+
+async def many_to_one(capacity: int, producers: int, each: int) -> int:
+    """Several producers, one consumer, a bounded channel."""
+    sender, receiver = channel.channel(capacity)
 
     async def produce() -> None:
         for number in range(each):

@@ -35,6 +35,7 @@ class Flavor:
 
     workers: int  # 0: current-thread
     driver: str = "epoll"
+    stand_in: bool = True
 
     @property
     def current_thread(self) -> bool:
@@ -44,16 +45,21 @@ class Flavor:
         builder = freerun.Builder.new_current_thread() if self.current_thread else freerun.Builder.new_multi_thread()
         if self.workers:
             builder = builder.worker_threads(self.workers)
+        if not self.stand_in:
+            builder = builder.disable_stand_in()
         return builder.driver(self.driver)
 
     def __str__(self) -> str:
         name = "current_thread" if self.current_thread else f"multi_thread_{self.workers}"
-        return name if self.driver == "epoll" else f"{name}_{self.driver}"
+        name = name if self.driver == "epoll" else f"{name}_{self.driver}"
+        return name if self.stand_in else f"{name}_strict"
 
 
 CURRENT = Flavor(0)
 MULTI = [Flavor(1), Flavor(2), Flavor(4)]
 FLAVORS = [CURRENT, *MULTI]
+STRICT = [Flavor(each.workers, stand_in=False) for each in MULTI]
+"""Nobody polls while every worker is stuck: for tests of what waits then."""
 DRIVERS = freerun.build_info().drivers
 FLAVORS_AND_DRIVERS = [Flavor(each.workers, driver) for driver in DRIVERS for each in FLAVORS]
 """For what waits for sockets or the clock. A kernel that refuses io_uring leaves epoll, which `build_info()` says."""

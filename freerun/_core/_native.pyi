@@ -86,6 +86,7 @@ class Core:
         event_interval: int,
         global_queue_interval: int,  # 0: chosen by the engine
         lifo_slot: bool,
+        stand_in: bool,
         io: bool,
         time: bool,
         io_uring: bool,
@@ -96,7 +97,7 @@ class Core:
         thread_name: Callable[[str, int], str],
         # (description, exception): a task failed and nobody took its result. Must not raise.
         unhandled: Callable[[dict[str, Any], BaseException], None],
-        # (worker index, thread ident, task description or None, seconds). Called on the driver thread.
+        # (worker index, -1: the stand-in; thread ident; task description or None; seconds). On the driver thread.
         slow_poll: Callable[[int, int, dict[str, Any] | None, float], None],
         agen_first: Callable[[Any], None],  # sys.set_asyncgen_hooks on every worker
         agen_final: Callable[[Any], None],

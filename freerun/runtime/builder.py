@@ -195,6 +195,24 @@ class Builder:
         self._config.lifo_slot = False
         return self
 
+    def disable_stand_in(self) -> Self:
+        """Let tasks wait while every worker is stuck, instead of polling them on a stand-in thread.
+
+        Without this, when all workers have been in one poll for 10 ms and tasks are waiting, one more thread polls
+        them until a worker is back: a call that blocks does not stop timers and connections. A current-thread runtime
+        has none. Whoever needs that never more than `worker_threads` tasks are polled at once turns it off; then a call
+        that blocks every worker stops everything else. Tokio has no such thread.
+
+        Example::
+
+            import freerun
+
+            with freerun.Builder().worker_threads(1).disable_stand_in().build() as rt:
+                assert rt.block_on(freerun.yield_now()) is None
+        """
+        self._config.stand_in = False
+        return self
+
     def start_paused(self, paused: bool = True) -> Self:
         """Begin with the clock stopped, see `freerun.time.pause`; current-thread only. Tokio: `Builder::start_paused`.
 

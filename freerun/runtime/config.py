@@ -43,6 +43,7 @@ class Config:
     event_interval: int = 61
     global_queue_interval: int = 0  # 0: the engine's choice
     lifo_slot: bool = True
+    stand_in: bool = True
     start_paused: bool = False
     rng_seed: int | None = None
     slow_poll_warning: float = 10.0

@@ -51,6 +51,7 @@ class Engine:
             event_interval=config.event_interval,
             global_queue_interval=config.global_queue_interval,
             lifo_slot=config.lifo_slot,
+            stand_in=config.stand_in,
             io=config.io,
             time=config.time,
             io_uring=drivers.wants_io_uring(config.driver),

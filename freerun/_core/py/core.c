@@ -507,7 +507,7 @@ static PyObject *core_interrupt(PyObject *self, PyObject *Py_UNUSED(ignored))
 /* ---- construction ---- */
 
 struct config {
-    int current_thread, lifo_slot, io, time, io_uring, start_paused;
+    int current_thread, lifo_slot, stand_in, io, time, io_uring, start_paused;
     unsigned int workers, max_blocking, event_interval, global_interval;
     Py_ssize_t stack_size;
     double keep_alive, slow_poll;
@@ -525,6 +525,7 @@ static int parse_config(PyObject *args, PyObject *kwargs, struct config *c)
                             "event_interval",
                             "global_queue_interval",
                             "lifo_slot",
+                            "stand_in",
                             "io",
                             "time",
                             "io_uring",
@@ -546,11 +547,11 @@ static int parse_config(PyObject *args, PyObject *kwargs, struct config *c)
                             NULL};
     struct fr_hooks *h = &c->hooks;
     if (!PyArg_ParseTupleAndKeywords(
-            args, kwargs, "$pIIdnIIpppppOdOOOOOOOOOOOO:Core", names, &c->current_thread, &c->workers, &c->max_blocking,
-            &c->keep_alive, &c->stack_size, &c->event_interval, &c->global_interval, &c->lifo_slot, &c->io, &c->time,
-            &c->io_uring, &c->start_paused, &c->seed, &c->slow_poll, &h->thread_name, &h->unhandled, &h->slow_poll,
-            &h->agen_first, &h->agen_final, &h->drained, &h->thread_start, &h->thread_stop, &h->thread_park,
-            &h->thread_unpark, &h->task_spawn, &h->task_terminate)) {
+            args, kwargs, "$pIIdnIIppppppOdOOOOOOOOOOOO:Core", names, &c->current_thread, &c->workers, &c->max_blocking,
+            &c->keep_alive, &c->stack_size, &c->event_interval, &c->global_interval, &c->lifo_slot, &c->stand_in,
+            &c->io, &c->time, &c->io_uring, &c->start_paused, &c->seed, &c->slow_poll, &h->thread_name, &h->unhandled,
+            &h->slow_poll, &h->agen_first, &h->agen_final, &h->drained, &h->thread_start, &h->thread_stop,
+            &h->thread_park, &h->thread_unpark, &h->task_spawn, &h->task_terminate)) {
         return -1;
     }
     if (c->workers < 1 || c->workers > FR_MAX_WORKERS || c->event_interval < 1 || c->max_blocking < 1) {
@@ -607,7 +608,9 @@ static void set_fields(struct fr_runtime *rt, CoreObject *core, const struct con
     rt->fork_generation = core->fork_generation;
     rt->current_thread = c->current_thread;
     rt->nworkers = c->current_thread ? 1 : c->workers;
-    rt->solo = rt->nworkers == 1;
+    rt->stand_in = c->stand_in && !c->current_thread;
+    rt->solo = rt->nworkers == 1 && !rt->stand_in;
+    rt->nqueues = rt->nworkers + rt->stand_in;
     rt->lifo_slot = c->lifo_slot;
     rt->io = c->io;
     rt->time = c->time;
@@ -640,6 +643,8 @@ static void set_fields(struct fr_runtime *rt, CoreObject *core, const struct con
     atomic_store(&rt->watch_word, 0);
     atomic_store(&rt->watch_drives, false);
     atomic_store(&rt->done, 0);
+    atomic_store(&rt->stand_in_word, 0);
+    atomic_store(&rt->all_stuck, false);
     atomic_store(&rt->drain_epoch, 0);
     atomic_store(&rt->pool_rests, 0);
     atomic_store(&rt->has_signal_pipe, false);
@@ -672,7 +677,7 @@ static int init_driver(struct fr_runtime *rt, bool io_uring)
 /* 0 or -1 with an exception; fr_teardown() undoes a half-made one. */
 static int build(struct fr_runtime *rt, const struct config *c)
 {
-    rt->workers = zeroed(rt->nworkers, sizeof *rt->workers);
+    rt->workers = zeroed(rt->nqueues, sizeof *rt->workers);
     rt->shards = zeroed(rt->nshards, sizeof *rt->shards);
     if (!rt->workers || !rt->shards) {
         PyErr_NoMemory();
@@ -690,7 +695,7 @@ static int build(struct fr_runtime *rt, const struct config *c)
         return -1;
     }
     atomic_store(&rt->driver.frozen, c->start_paused != 0);
-    for (uint32_t i = 0; i < rt->nworkers; i++) {
+    for (uint32_t i = 0; i < rt->nqueues; i++) {
         if (fr_worker_init(&rt->workers[i], rt, i)) {
             return -1;
         }
@@ -962,6 +967,12 @@ static PyObject *all_worker_metrics(struct fr_runtime *rt)
     return list;
 }
 
+static unsigned long long stand_in_polls(struct fr_runtime *rt)
+{
+    /* relaxed: a monotonic counter for people */
+    return rt->stand_in ? (atomic_load_explicit(&rt->workers[rt->nworkers].polls, memory_order_relaxed) + 1) / 2 : 0;
+}
+
 static PyObject *build_metrics(struct fr_runtime *rt)
 {
     unsigned long long spawned = 0;
@@ -975,13 +986,14 @@ static PyObject *build_metrics(struct fr_runtime *rt)
     uint32_t threads = pool->threads, idle = pool->idle, queued = pool->queued;
     fr_mutex_unlock(&pool->lock);
     PyObject *workers = all_worker_metrics(rt);
-    return workers ? Py_BuildValue("{s:s,s:I,s:K,s:K,s:K,s:I,s:I,s:I,s:K,s:N}", "driver",
+    return workers ? Py_BuildValue("{s:s,s:I,s:K,s:K,s:K,s:I,s:I,s:I,s:K,s:K,s:N}", "driver",
                                    rt->driver.poller.ring ? "io_uring" : "epoll", "num_workers", rt->nworkers,
                                    "alive_tasks", (unsigned long long)fr_owned_count(rt), "spawned_tasks", spawned,
                                    "global_queue_depth", (unsigned long long)fr_inject_len(&rt->inject),
                                    "num_blocking_threads", threads, "num_idle_blocking_threads", idle,
                                    "blocking_queue_depth", queued, "io_registered",
-                                   (unsigned long long)rt->driver.slab->registered, "workers", workers)
+                                   (unsigned long long)rt->driver.slab->registered, "stand_in_polls",
+                                   stand_in_polls(rt), "workers", workers)
                    : NULL;
 }
 

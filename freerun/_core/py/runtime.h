@@ -121,10 +121,12 @@ struct fr_runtime {
     uint32_t fork_generation;
     _Atomic uint64_t generation; /* counts the lives of this piece of memory; changes in a teardown only */
     bool current_thread;
-    bool solo; /* one worker: nobody steals */
+    bool solo;     /* one worker and no stand-in: nobody steals */
+    bool stand_in; /* there may be one, see stand_in.c */
     bool lifo_slot;
     bool io, time;
     uint32_t nworkers;
+    uint32_t nqueues; /* entries of `workers`: one more with a stand-in, whose core is the last */
     uint32_t event_interval;
     uint32_t global_interval;
     size_t stack_size;
@@ -164,6 +166,8 @@ struct fr_runtime {
     _Atomic uint64_t pool_rests;    /* how often a pool thread ran out of calls */
     _Atomic uint32_t watch_release; /* a worker wants the driver back */
     _Atomic uint32_t done;          /* futex: bumped when a shard runs empty during shutdown */
+    _Atomic uint32_t stand_in_word; /* futex: see stand_in.c */
+    _Atomic bool all_stuck;         /* the watch writes: every worker has been in one poll for long */
 
     /* Paused clock (current-thread). Under driver.timer_lock where it meets timers. */
     _Atomic bool paused;
@@ -206,6 +210,32 @@ int fr_worker_start(struct fr_worker *worker);
 int fr_give_core_away(struct fr_worker *worker);
 uint64_t fr_now_ns(struct fr_runtime *rt);
 void *fr_next_queued(struct fr_worker *worker);
+/* Runs a task and what it puts into the LIFO slot. False: the core was given away, or this is the child of a fork. */
+bool fr_worker_run_task(struct fr_worker *worker, struct fr_task *task, uint64_t now);
+/* For a thread without a share in the idle word: its own, the injector's, or another core's. NULL: nothing. */
+void *fr_worker_find(struct fr_worker *worker);
+/* All that is queued here goes to the injector, for whoever comes first. */
+void fr_worker_hand_back(struct fr_worker *worker);
+/* The runtime stopped: what is queued ends here, closed. */
+void fr_worker_close_queued(struct fr_worker *worker);
+bool fr_work_anywhere(struct fr_runtime *rt);
+/* Around the main function of a thread that polls tasks. */
+void fr_worker_enter(struct fr_worker *worker);
+void fr_worker_leave(struct fr_runtime *rt);
+static inline bool fr_stopped(struct fr_runtime *rt)
+{
+    /* acquire: pairs with fr_shutdown() moving the phase */
+    return atomic_load_explicit(&rt->phase, memory_order_acquire) == FR_PHASE_STOPPED;
+}
+
+/* ---- stand_in.c ---- */
+/* The watch's: every worker is stuck; somebody has to poll what is queued. Starts the thread if there is none. */
+void fr_stand_in_call(struct fr_runtime *rt);
+/* Anybody's: wakes the thread if it sleeps. */
+void fr_stand_in_wake(struct fr_runtime *rt);
+bool fr_stand_in_is_awake(struct fr_runtime *rt);
+/* The thread's main function: `core` is its struct fr_worker. */
+void fr_stand_in_main(struct fr_runtime *rt, void *core);
 
 /* If the watch asked for it since `*seen`: frees what other threads have dropped of ours. Attached; runs destructors. */
 void fr_drain(struct fr_runtime *rt, uint32_t *seen);

@@ -203,6 +203,7 @@ static bool stop_threads(struct fr_runtime *rt, uint64_t deadline)
         fr_unpark_worker(rt, i);
     }
     stop_watch(rt);
+    fr_stand_in_wake(rt);
     uint64_t least = fr_clock_ns() + THREAD_GRACE_NS;
     return fr_threads_wait(rt, deadline > least ? deadline : least);
 }
@@ -215,7 +216,7 @@ static void close_leftovers(CoreObject *core, struct fr_runtime *rt)
         return; /* a block_on is on its way out with it */
     }
     fr_thread = outer;
-    for (uint32_t i = 0; i < rt->nworkers; i++) {
+    for (uint32_t i = 0; i < rt->nqueues; i++) {
         struct fr_task *task;
         while ((task = fr_next_queued(&rt->workers[i]))) {
             fr_task_poll(task); /* closes it: the phase is past CLOSING */
@@ -256,7 +257,7 @@ void fr_teardown(CoreObject *core, struct fr_runtime *rt)
     atomic_store(&core->rt, NULL);        /* seq_cst: pairs with fr_visit_core() [R2] */
     atomic_fetch_add(&rt->generation, 1); /* before the wait: a later visitor sees that this life is over */
     wait_for_visitors(rt);
-    for (uint32_t i = 0; rt->workers && i < rt->nworkers; i++) {
+    for (uint32_t i = 0; rt->workers && i < rt->nqueues; i++) {
         fr_worker_clear(&rt->workers[i]);
     }
     fr_driver_destroy(&rt->driver);
