@@ -105,7 +105,9 @@ static struct fr_task *next_task(struct fr_runtime *rt, uint32_t *drained)
             PyThreadState *state = PyEval_SaveThread();
             waited = wait_for_work(rt, *drained);
             PyEval_RestoreThread(state);
-            fr_drain(rt, drained);
+            if (fr_drain(rt, drained)) {
+                PyErr_WriteUnraisable(NULL);
+            }
         } while (waited == DRAIN);
         if (waited == LEAVE) {
             return NULL;
@@ -130,11 +132,11 @@ static void pool_main(struct fr_runtime *rt, void *Py_UNUSED(arg))
     uint32_t drained = atomic_load_explicit(&rt->drain_epoch, memory_order_relaxed); /* a hint, see fr_drain() */
     fr_thread.core = (CoreObject *)rt->core;                                         /* a blocking call may spawn */
     fr_thread.pool = rt;
-    fr_call_hook(rt->hooks.thread_start, NULL);
+    fr_call_hook(rt, rt->hooks.thread_start, NULL);
     while ((task = next_task(rt, &drained))) {
         pool_run_one(rt, task);
     }
-    fr_call_hook(rt->hooks.thread_stop, NULL);
+    fr_call_hook(rt, rt->hooks.thread_stop, NULL);
     fr_thread.core = NULL;
 }
 

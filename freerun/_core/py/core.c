@@ -123,7 +123,20 @@ void fr_visit_end(struct fr_visit *visit)
 
 /* ---- small helpers ---- */
 
-void fr_call_hook(PyObject *hook, PyObject *arg)
+/* A signal handler that exits may have run inside of any Python code on the main thread: block_on raises it. */
+static void hook_failed(struct fr_runtime *rt, PyObject *hook)
+{
+    PyObject *raised = PyErr_GetRaisedException();
+    bool exits = fr_is_fatal(raised) && fr_fatal(rt, raised);
+    if (exits) {
+        Py_DECREF(raised);
+    } else {
+        PyErr_SetRaisedException(raised);
+        PyErr_WriteUnraisable(hook);
+    }
+}
+
+void fr_call_hook(struct fr_runtime *rt, PyObject *hook, PyObject *arg)
 {
     if (!hook) {
         return;
@@ -131,7 +144,7 @@ void fr_call_hook(PyObject *hook, PyObject *arg)
     PyObject *error = PyErr_GetRaisedException();
     PyObject *done = arg ? PyObject_CallOneArg(hook, arg) : PyObject_CallNoArgs(hook);
     if (!done) {
-        PyErr_WriteUnraisable(hook);
+        hook_failed(rt, hook);
     }
     Py_XDECREF(done);
     PyErr_SetRaisedException(error);
@@ -155,7 +168,7 @@ int fr_set_asyncgen_hooks(PyObject *first, PyObject *final)
 struct blocker {
     struct fr_node node;
     struct fr_task *task;
-    struct fr_event event; /* its fd is polled together with the signal pipe */
+    struct fr_event event; /* the task is over, or need not be waited for; its fd is polled with the signal pipe */
     pthread_t thread;
     uint32_t interrupts; /* under blockers_lock */
     bool doomed;         /* the same: something fatal was raised while it was here */
@@ -202,6 +215,12 @@ static void abort_blockers(struct fr_runtime *rt)
             fr_task_unref(tasks[i]);
         }
     } while (n == BATCH);
+}
+
+bool fr_is_fatal(PyObject *exception)
+{
+    return PyErr_GivenExceptionMatches(exception, PyExc_KeyboardInterrupt) ||
+           PyErr_GivenExceptionMatches(exception, PyExc_SystemExit);
 }
 
 bool fr_fatal(struct fr_runtime *rt, PyObject *exception)
@@ -258,8 +277,7 @@ static int wait_nudged(struct fr_runtime *rt, struct blocker *blocker)
         drain(rt->signal_pipe[0]);
     }
     PyEval_RestoreThread(state);
-    fr_drain(rt, &blocker->drained);
-    return PyErr_CheckSignals();
+    return fr_drain(rt, &blocker->drained) ? -1 : PyErr_CheckSignals();
 }
 
 int fr_core_take(CoreObject *core, struct fr_runtime *rt)
@@ -348,7 +366,7 @@ static int wait_once(CoreObject *core, struct fr_runtime *rt, struct blocker *bl
     return result;
 }
 
-/* Until the main task is complete. NULL, or the exception of a signal handler (a new reference). */
+/* Until the main task is complete, or a second interrupt. NULL, or the exception of a signal handler (a new reference). */
 static PyObject *wait_for_main(CoreObject *core, struct fr_runtime *rt, struct blocker *blocker)
 {
     PyObject *raised = NULL;
@@ -486,6 +504,9 @@ static PyObject *core_interrupt(PyObject *self, PyObject *Py_UNUSED(ignored))
         if (pthread_equal(blocker->thread, pthread_self())) {
             found = true;
             again = blocker->interrupts++ > 0;
+            if (again) { /* what we raise may be lost in a destructor; see also wait_for_main() */
+                fr_event_set(&blocker->event);
+            }
             if ((task = blocker->task)) {
                 fr_task_ref(task);
             }

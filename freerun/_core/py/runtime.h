@@ -203,6 +203,8 @@ void fr_driver_wake_task(void *rt, void *task);
 bool fr_forked(struct fr_runtime *rt); /* this is the child of a fork; a worker thread ends the process */
 int fr_worker_init(struct fr_worker *worker, struct fr_runtime *rt, uint32_t index);
 void fr_worker_clear(struct fr_worker *worker);
+/* A turn of the driver, which the caller owns. */
+int fr_turn(struct fr_runtime *rt, int64_t timeout_ns);
 /* Runs the calling thread's worker core until `until` is set (NULL: until STOPPED) or the core is given away.
  * Attached. 0, or -1 with an exception (current-thread: a signal handler raised). */
 int fr_worker_run(struct fr_worker *worker, struct fr_event *until);
@@ -237,8 +239,9 @@ bool fr_stand_in_is_awake(struct fr_runtime *rt);
 /* The thread's main function: `core` is its struct fr_worker. */
 void fr_stand_in_main(struct fr_runtime *rt, void *core);
 
-/* If the watch asked for it since `*seen`: frees what other threads have dropped of ours. Attached; runs destructors. */
-void fr_drain(struct fr_runtime *rt, uint32_t *seen);
+/* If the watch asked for it since `*seen`: frees what other threads have dropped of ours. Attached; runs destructors, and
+ * on the main thread signal handlers: 0, or -1 with what one of these raised. */
+int fr_drain(struct fr_runtime *rt, uint32_t *seen);
 
 /* ---- oneshot.c ---- */
 void fr_oneshot_free_channels(struct fr_worker *worker);
@@ -298,8 +301,10 @@ void fr_visit_end(struct fr_visit *visit);
 bool fr_foreign_begin(struct fr_runtime *rt);
 void fr_foreign_end(struct fr_runtime *rt, bool foreign);
 int fr_set_asyncgen_hooks(PyObject *first, PyObject *final);
-void fr_call_hook(PyObject *hook, PyObject *arg);
-/* KeyboardInterrupt and SystemExit: every block_on ends with it. False: there is none to end. */
+/* What it raises is reported as unraisable; if fr_is_fatal(), to block_on. `hook` and `arg` may be NULL. */
+void fr_call_hook(struct fr_runtime *rt, PyObject *hook, PyObject *arg);
+bool fr_is_fatal(PyObject *exception); /* KeyboardInterrupt and SystemExit */
+/* Every block_on ends with it. False: there is none to end. */
 bool fr_fatal(struct fr_runtime *rt, PyObject *exception);
 int fr_core_take(CoreObject *core, struct fr_runtime *rt); /* current-thread: true if this thread runs the core now */
 void fr_core_give(struct fr_runtime *rt);

@@ -74,7 +74,9 @@ static bool rest(struct fr_worker *worker)
         PyThreadState *state = PyEval_SaveThread();
         err = fr_futex_wait(&rt->stand_in_word, ASLEEP, KEEP_NS);
         PyEval_RestoreThread(state);
-        fr_drain(rt, &worker->drained);
+        if (fr_drain(rt, &worker->drained)) {
+            PyErr_WriteUnraisable(NULL);
+        }
     }
     expected = ASLEEP;
     /* release: pairs with fr_stand_in_call() [SI1] */

@@ -418,7 +418,7 @@ PyObject *fr_task_spawn(struct fr_runtime *rt, PyObject *what, PyObject *const *
     }
     if (handle && rt->hooks.task_spawn) {
         PyObject *number = PyLong_FromUnsignedLongLong(id);
-        fr_call_hook(rt->hooks.task_spawn, number);
+        fr_call_hook(rt, rt->hooks.task_spawn, number);
         Py_XDECREF(number);
     }
     return handle;
@@ -584,7 +584,7 @@ void fr_task_complete(struct fr_task *task, enum fr_outcome outcome, PyObject *r
     task->outcome = outcome;
     task->result = result;
     if (id) {
-        fr_call_hook(on_terminate, id);
+        fr_call_hook(rt, on_terminate, id);
         Py_DECREF(id);
     }
     fr_owned_remove(task);
@@ -612,8 +612,7 @@ static void complete_from_error(struct fr_task *task)
         return;
     }
     PyObject *error = PyErr_GetRaisedException();
-    if (PyErr_GivenExceptionMatches(error, PyExc_KeyboardInterrupt) ||
-        PyErr_GivenExceptionMatches(error, PyExc_SystemExit)) {
+    if (fr_is_fatal(error)) {
         task->quiet = fr_fatal(rt, error); /* block_on raises it */
     }
     /* acquire: pairs with fr_shutdown_begin() */

@@ -324,11 +324,21 @@ static void calibrate(struct fr_worker *worker)
     worker->turn_at_ticks = ticks + worker->ticks_per_ms;
 }
 
+int fr_turn(struct fr_runtime *rt, int64_t timeout_ns)
+{
+    int woken = fr_driver_turn(&rt->driver, timeout_ns);
+    if (rt->driver.interrupted) { /* the pipe is empty now, and its thread may be in wait_nudged() */
+        rt->driver.interrupted = false;
+        fr_nudge_blockers(rt);
+    }
+    return woken;
+}
+
 /* The caller owns the driver. */
 static int turn(struct fr_worker *worker, int64_t timeout_ns)
 {
     worker->in_driver = true;
-    int woken = fr_driver_turn(&worker->rt->driver, timeout_ns);
+    int woken = fr_turn(worker->rt, timeout_ns);
     worker->in_driver = false;
     count(&worker->turns, 1);
     return woken;
@@ -531,13 +541,34 @@ static bool jump_clock(struct fr_worker *worker)
     return true;
 }
 
-void fr_drain(struct fr_runtime *rt, uint32_t *seen)
+int fr_drain(struct fr_runtime *rt, uint32_t *seen)
 {
     uint32_t epoch = atomic_load_explicit(&rt->drain_epoch, memory_order_relaxed); /* a hint that comes with a wake */
-    if (epoch != *seen) {
-        *seen = epoch;
-        fr_call_hook(rt->mod->drain, NULL);
+    if (epoch == *seen) {
+        return 0;
     }
+    *seen = epoch;
+    PyObject *done = PyObject_CallNoArgs(rt->mod->drain);
+    Py_XDECREF(done);
+    return done ? 0 : -1;
+}
+
+/* What a signal handler raises ends block_on; worker threads get no signals. */
+static int check_signals(struct fr_worker *worker)
+{
+    return worker->rt->current_thread ? PyErr_CheckSignals() : 0;
+}
+
+static int drain(struct fr_worker *worker)
+{
+    if (!fr_drain(worker->rt, &worker->drained)) {
+        return 0;
+    }
+    if (worker->rt->current_thread) {
+        return -1;
+    }
+    PyErr_WriteUnraisable(NULL);
+    return 0;
 }
 
 /* Destructors, hooks and signal handlers that ran while we were counted as parked may have left us work. */
@@ -551,7 +582,7 @@ static bool has_own_work(struct fr_worker *worker)
 static int park(struct fr_worker *worker, struct fr_event *until)
 {
     struct fr_runtime *rt = worker->rt;
-    fr_call_hook(rt->hooks.thread_park, NULL);
+    fr_call_hook(rt, rt->hooks.thread_park, NULL);
     bool last = fr_idle_to_parked(&rt->idle, worker->index, worker->searching);
     worker->searching = false;
     if ((last || rt->solo) && fr_work_anywhere(rt)) {
@@ -563,14 +594,12 @@ static int park(struct fr_worker *worker, struct fr_event *until)
         int woken = 0;
         bool notified = false;
         int err = 0;
-        if (!has_own_work(worker)) {
+        result = check_signals(worker); /* a turn that did not sleep may have emptied the signal pipe */
+        if (!result && !has_own_work(worker) && !is_set(until)) {
             PyThreadState *state = PyEval_SaveThread();
             err = sleep_once(worker, &woken, &notified);
             PyEval_RestoreThread(state);
-        }
-        fr_drain(rt, &worker->drained);
-        if (rt->current_thread && !woken && !notified) {
-            result = PyErr_CheckSignals();
+            result = drain(worker) ? -1 : check_signals(worker);
         }
         bool leave = woken || result || err == -EINTR || has_own_work(worker) || fr_stopped(rt) || is_set(until) ||
                      next_jump(rt) != UINT64_MAX;
@@ -589,7 +618,7 @@ static int park(struct fr_worker *worker, struct fr_event *until)
             break;
         }
     }
-    fr_call_hook(rt->hooks.thread_unpark, NULL);
+    fr_call_hook(rt, rt->hooks.thread_unpark, NULL);
     return result;
 }
 
@@ -720,12 +749,12 @@ void fr_worker_enter(struct fr_worker *worker)
     fr_thread.core = (CoreObject *)rt->core;
     atomic_store_explicit(&worker->thread_ident, PyThread_get_thread_ident(), memory_order_relaxed); /* for reports */
     set_asyncgen_hooks(rt);
-    fr_call_hook(rt->hooks.thread_start, NULL);
+    fr_call_hook(rt, rt->hooks.thread_start, NULL);
 }
 
 void fr_worker_leave(struct fr_runtime *rt)
 {
-    fr_call_hook(rt->hooks.thread_stop, NULL);
+    fr_call_hook(rt, rt->hooks.thread_stop, NULL);
     if (fr_set_asyncgen_hooks(Py_None, Py_None)) {
         PyErr_Clear();
     }

@@ -318,6 +318,7 @@ static void drain_interrupt(struct fr_driver *driver)
     char buffer[64];
     while (read(driver->interrupt_fd, buffer, sizeof buffer) > 0) {
     }
+    driver->interrupted = true;
 }
 
 static void drain_eventfd(struct fr_driver *driver)

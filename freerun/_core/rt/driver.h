@@ -90,6 +90,7 @@ struct fr_driver {
     struct fr_poller poller;
     int evfd;
     int interrupt_fd;                    /* drained by a turn, so that it interrupts once; -1: none */
+    bool interrupted;                    /* a turn has drained it; owner, who sets it back */
     void (*wake)(void *ctx, void *task); /* takes over the reference; never called under a lock */
     uint64_t (*now)(void *ctx);          /* the runtime's clock, which may be paused */
     _Atomic uint64_t alarm_ns;           /* fr_clock_ns() at which wake(ctx, NULL) is called; 0: none; paused or not */
