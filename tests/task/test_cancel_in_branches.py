@@ -1,4 +1,4 @@
-"""Cancelling a task that is in `join` or `select`, and parts of it: aborts, limits around and inside, cleanup, nesting."""
+"""Cancelling a task that is in `join` or `select`, or a part of it: aborts, limits around and inside, cleanup."""
 
 from __future__ import annotations
 

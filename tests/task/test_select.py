@@ -581,3 +581,30 @@ CASES: list[Callable[[], Any]] = [lambda: sleep(3600), forever, lambda: freerun.
 async def test_nothing_is_left_of_a_loser(make: Any) -> None:
     for _ in range(50):
         assert await freerun.select(make(), later(1)) == (1, 1)
+
+
+@every_flavor
+async def test_what_never_started_is_left_as_it_is() -> None:
+    """A loser that has not started closes the coroutines in it, and not the ends of channels."""
+    ran: list[int] = []
+
+    async def runs() -> None:
+        ran.append(1)
+
+    tx, rx = oneshot.channel()
+    makers: list[Callable[..., Any]] = [
+        freerun.join,
+        freerun.select,
+        freerun.task.unconstrained,
+        lambda *aws: freerun.time.timeout(60, aws[0]),
+        lambda *aws: freerun.join(freerun.select(freerun.time.timeout(60, freerun.task.unconstrained(aws[0])))),
+    ]
+    for make in makers:
+        assert await freerun.select(value(1), make(rx), make(runs()), biased=True) == (0, 1)
+        make(rx).close()
+        make(runs()).close()
+        with pytest.raises(BoomError):
+            make(runs()).throw(BoomError())
+    tx.send("still open")
+    assert await rx == "still open"
+    assert ran == []

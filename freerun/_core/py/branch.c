@@ -65,6 +65,15 @@ PySendResult fr_inner_throw(struct fr_module *mod, PyObject *inner, PyObject *co
     return *result ? PYGEN_NEXT : fr_take_stop(result);
 }
 
+void fr_inner_refuse(struct fr_module *mod, PyObject *given)
+{
+    PyTypeObject *type = Py_TYPE(given);
+    if (PyCoro_CheckExact(given) || PyGen_CheckExact(given) || type == mod->timed_type || type == mod->group_type ||
+        type == mod->unconstrained_type) {
+        fr_close_quietly(mod, given);
+    }
+}
+
 PyObject *fr_inner_thrown(PySendResult sent, PyObject *result)
 {
     if (sent != PYGEN_RETURN) {

@@ -46,6 +46,9 @@ PySendResult fr_inner_throw(struct fr_module *mod, PyObject *inner, PyObject *co
                             PyObject **result);
 /* close(), if it has one: None, or NULL with an exception. */
 PyObject *fr_inner_close(struct fr_module *mod, PyObject *inner);
+/* It was given, and will never be stepped: a coroutine is closed, so that it does not complain. What else can be awaited is
+ * left as it is: the close() of a receiver, for one, means something else. */
+void fr_inner_refuse(struct fr_module *mod, PyObject *given);
 /* What a throw() method returns for that. */
 PyObject *fr_inner_thrown(PySendResult sent, PyObject *result);
 /* Whether any number of awaits may share the object: the singletons of the engine. */

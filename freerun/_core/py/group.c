@@ -123,7 +123,11 @@ static void finish(struct fr_group *group)
 static void close_branch(struct fr_module *mod, struct fr_branch *branch, bool begun)
 {
     struct fr_task *outer = fr_thread.task;
-    if (outer && begun) {
+    if (!begun) {
+        fr_inner_refuse(mod, branch->task.coro);
+        return;
+    }
+    if (outer) {
         fr_thread.task = &branch->task;
     }
     fr_close_quietly(mod, branch->task.coro);
@@ -477,7 +481,7 @@ static void refuse(struct fr_group *group)
     for (uint32_t i = 0; i < group->set->count; i++) {
         struct fr_task *task = &group->set->branches[i].task;
         if (Py_REFCNT(task->coro) == 1) {
-            fr_close_quietly(module_of(group), task->coro);
+            fr_inner_refuse(module_of(group), task->coro);
         }
     }
     abandon(group, false);

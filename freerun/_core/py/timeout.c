@@ -69,7 +69,7 @@ static int start(TimedObject *self, struct fr_task *task)
 {
     self->started = true;
     if (!fr_timers_enabled(task->rt)) {
-        fr_close_quietly(module_of(self), self->inner);
+        fr_inner_refuse(module_of(self), self->inner);
         return -1;
     }
     if (fr_inner_open(module_of(self), &self->inner, &self->claimed)) {
@@ -249,7 +249,7 @@ static PySendResult throw_in(TimedObject *self, PyObject *const *args, Py_ssize_
     }
     if (self->inner) {
         self->started = true;
-        fr_close_quietly(module_of(self), self->inner);
+        fr_inner_refuse(module_of(self), self->inner);
         finish(self);
     }
     fr_leaf_raise(args, nargs);
@@ -291,7 +291,10 @@ static PyObject *timed_close(PyObject *op, PyObject *Py_UNUSED(ignored))
     if (!enter(op, &shared)) {
         return NULL;
     }
-    PyObject *done = self->inner ? close_line(self) : Py_NewRef(Py_None);
+    PyObject *done = self->started && self->inner ? close_line(self) : Py_NewRef(Py_None);
+    if (!self->started) {
+        fr_inner_refuse(module_of(self), self->inner);
+    }
     self->started = true;
     finish(self);
     leave(op, shared);

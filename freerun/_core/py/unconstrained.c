@@ -62,7 +62,7 @@ static PySendResult throw_in(UnconstrainedObject *self, PyObject *const *args, P
 {
     if (!self->started || !self->inner) {
         if (self->inner) {
-            fr_close_quietly(module_of(self), self->inner);
+            fr_inner_refuse(module_of(self), self->inner);
         }
         self->started = true;
         fr_leaf_raise(args, nargs);
@@ -133,7 +133,10 @@ static PyObject *unconstrained_close(PyObject *op, PyObject *Py_UNUSED(ignored))
     if (!fr_inner_enter(op, &self->stepping, &shared)) {
         return NULL;
     }
-    PyObject *done = self->inner ? fr_inner_close(module_of(self), self->inner) : Py_NewRef(Py_None);
+    PyObject *done = self->started && self->inner ? fr_inner_close(module_of(self), self->inner) : Py_NewRef(Py_None);
+    if (!self->started) {
+        fr_inner_refuse(module_of(self), self->inner);
+    }
     self->started = true;
     fr_inner_drop(&self->inner, &self->claimed);
     fr_inner_leave(&self->stepping, shared);
