@@ -59,7 +59,7 @@ struct fr_task {
     bool one_arg;
     bool claimed;  /* `coro` is in claims.c */
     bool yielded;  /* yield_now() has yielded and not yet resumed; the holder of RUNNING */
-    bool shielded; /* in cancel_shielded_checkpoint(): resumed as if nothing were due; the holder of RUNNING */
+    bool shielded; /* in a shielded yield (leaf.c): resumed as if nothing were due; the holder of RUNNING */
     bool quiet;    /* a failure is somebody else's to report (block_on's main task) */
 };
 
