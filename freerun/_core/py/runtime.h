@@ -229,6 +229,7 @@ static inline bool fr_stopped(struct fr_runtime *rt)
     /* acquire: pairs with fr_shutdown() moving the phase */
     return atomic_load_explicit(&rt->phase, memory_order_acquire) == FR_PHASE_STOPPED;
 }
+uint32_t fr_random(struct fr_worker *worker); /* the worker's own thread */
 
 /* ---- stand_in.c ---- */
 /* The watch's: every worker is stuck; somebody has to poll what is queued. Starts the thread if there is none. */

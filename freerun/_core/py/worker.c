@@ -225,7 +225,7 @@ void *fr_next_queued(struct fr_worker *worker)
 
 /* ---- stealing ---- */
 
-static uint32_t next_random(struct fr_worker *worker)
+uint32_t fr_random(struct fr_worker *worker)
 {
     worker->rng ^= worker->rng << 13; /* xorshift64 */
     worker->rng ^= worker->rng >> 7;
@@ -249,7 +249,7 @@ static void *steal_from_others(struct fr_worker *worker)
 {
     struct fr_runtime *rt = worker->rt;
     count(&worker->steal_tries, 1);
-    uint32_t start = next_random(worker) % rt->nqueues;
+    uint32_t start = fr_random(worker) % rt->nqueues;
     for (uint32_t i = 0; i < rt->nqueues; i++) {
         struct fr_worker *victim = &rt->workers[(start + i) % rt->nqueues];
         if (victim == worker) {
