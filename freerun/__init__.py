@@ -18,7 +18,7 @@ Example::
 
 from __future__ import annotations
 
-from . import io, lowlevel, net, runtime, signal, sync, task, testing, time
+from . import io, lowlevel, net, process, runtime, signal, sync, task, testing, time
 from ._errors import (
     AcquireError,
     Cancelled,
@@ -57,6 +57,7 @@ __all__ = [
     "lowlevel",
     "main",
     "net",
+    "process",
     "run",
     "runtime",
     "signal",
