@@ -18,7 +18,7 @@ Example::
 
 from __future__ import annotations
 
-from . import io, lowlevel, net, runtime, sync, task, testing, time
+from . import io, lowlevel, net, process, runtime, signal, sync, task, testing, time
 from ._errors import (
     AcquireError,
     Cancelled,
@@ -58,9 +58,11 @@ __all__ = [
     "lowlevel",
     "main",
     "net",
+    "process",
     "run",
     "runtime",
     "select",
+    "signal",
     "spawn",
     "spawn_blocking",
     "sync",

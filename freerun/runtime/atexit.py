@@ -11,15 +11,16 @@ import contextlib
 import os
 import threading
 import time
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
-from freerun._core._native import after_fork_in_child
+from freerun._core._native import after_fork_in_child, signals_restore
 from freerun._errors import RuntimeShutdown
 
 if TYPE_CHECKING:
     from .engine import Engine
 
-__all__ = ["add", "check_running", "discard"]
+__all__ = ["add", "add_last", "check_running", "discard"]
 
 EXIT_GRACE = 1.0
 """Seconds for all engines together."""
@@ -53,16 +54,25 @@ def discard(engine: Engine) -> None:
         _registry.engines.discard(engine)
 
 
+def add_last(call: Callable[[], None]) -> None:
+    """Call it at exit, after the engines have been shut down."""
+    _last.append(call)
+
+
 def _at_exit() -> None:
     _registry.exiting = True
     with _registry.lock:
         engines = list(_registry.engines)
     deadline = time.monotonic() + EXIT_GRACE
-    for engine in engines:
-        engine.cancel()
-    for engine in engines:
-        with contextlib.suppress(Exception):
-            engine.shutdown(max(0.0, deadline - time.monotonic()))
+    try:
+        for engine in engines:
+            engine.cancel()
+        for engine in engines:
+            with contextlib.suppress(Exception):
+                engine.shutdown(max(0.0, deadline - time.monotonic()))
+    finally:
+        for call in _last:
+            call()
 
 
 def _after_fork() -> None:
@@ -75,6 +85,7 @@ def _after_fork() -> None:
 
 
 _parents: list[_Registry] = []
+_last: list[Callable[[], None]] = [signals_restore]  # nobody is left who would hear a signal
 
 atexit.register(_at_exit)
 os.register_at_fork(after_in_child=_after_fork)
