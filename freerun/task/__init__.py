@@ -6,16 +6,26 @@ from freerun._core._native import AbortHandle, JoinHandle, block_in_place, consu
 from freerun._core._native import current_task as current
 from freerun._errors import JoinError
 
+from .cancellation_token import CancellationToken, DropGuard, TokenCancelled
 from .spawn import spawn, spawn_blocking
+from .task_local import TaskLocal, task_local
+from .task_tracker import TaskTracker, TaskTrackerToken
 
 __all__ = [
     "AbortHandle",
+    "CancellationToken",
+    "DropGuard",
     "JoinError",
     "JoinHandle",
+    "TaskLocal",
+    "TaskTracker",
+    "TaskTrackerToken",
+    "TokenCancelled",
     "block_in_place",
     "consume_budget",
     "current",
     "spawn",
     "spawn_blocking",
+    "task_local",
     "yield_now",
 ]
