@@ -5,9 +5,12 @@ from __future__ import annotations
 from freerun._core._native import AbortHandle, JoinHandle, block_in_place, consume_budget, yield_now
 from freerun._core._native import current_task as current
 from freerun._errors import JoinError
+from freerun.runtime.local_runtime import LocalRuntime
 
 from .cancellation_token import CancellationToken, DropGuard, TokenCancelled
+from .local_pool import LocalPool, spawn_pinned
 from .spawn import spawn, spawn_blocking
+from .spawn_local import spawn_local
 from .task_local import TaskLocal, task_local
 from .task_tracker import TaskTracker, TaskTrackerToken
 
@@ -17,6 +20,8 @@ __all__ = [
     "DropGuard",
     "JoinError",
     "JoinHandle",
+    "LocalPool",
+    "LocalRuntime",
     "TaskLocal",
     "TaskTracker",
     "TaskTrackerToken",
@@ -26,6 +31,8 @@ __all__ = [
     "current",
     "spawn",
     "spawn_blocking",
+    "spawn_local",
+    "spawn_pinned",
     "task_local",
     "yield_now",
 ]
