@@ -470,9 +470,10 @@ static PyObject *core_block_on(PyObject *self, PyObject *const *args, Py_ssize_t
     }
     if (!fr_core_may_run_here(visit.rt)) {
         fr_visit_end(&visit);
-        PyErr_SetString(PyExc_RuntimeError, "block_on() of a LocalRuntime may be called only on the thread that made it, "
-                                            "where its tasks stay; from here, use runtime.handle().spawn(async_fn, "
-                                            "*args).blocking_result()");
+        PyErr_SetString(PyExc_RuntimeError,
+                        "block_on() of a LocalRuntime may be called only on the thread that made it, "
+                        "where its tasks stay; from here, use runtime.handle().spawn(async_fn, "
+                        "*args).blocking_result()");
         return NULL;
     }
     CoreObject *before = fr_thread.core;

@@ -123,7 +123,7 @@ struct fr_runtime {
     bool current_thread;
     bool pinned;        /* current-thread: only the thread with this number polls its tasks, see LocalRuntime */
     uint64_t pinned_to; /* PyThreadState_GetID() */
-    bool solo; /* one worker: nobody steals */
+    bool solo;          /* one worker: nobody steals */
     bool lifo_slot;
     bool io, time;
     uint32_t nworkers;
