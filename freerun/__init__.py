@@ -18,7 +18,7 @@ Example::
 
 from __future__ import annotations
 
-from . import io, lowlevel, net, runtime, sync, task, testing, time
+from . import io, lowlevel, net, runtime, stream, sync, task, testing, time
 from ._errors import (
     AcquireError,
     Cancelled,
@@ -61,6 +61,7 @@ __all__ = [
     "runtime",
     "spawn",
     "spawn_blocking",
+    "stream",
     "sync",
     "task",
     "test",
