@@ -18,7 +18,7 @@ Example::
 
 from __future__ import annotations
 
-from . import io, lowlevel, net, runtime, stream, sync, task, testing, time
+from . import io, lowlevel, net, runtime, signal, stream, sync, task, testing, time
 from ._errors import (
     AcquireError,
     Cancelled,
@@ -59,6 +59,7 @@ __all__ = [
     "net",
     "run",
     "runtime",
+    "signal",
     "spawn",
     "spawn_blocking",
     "stream",

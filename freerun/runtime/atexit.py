@@ -13,7 +13,7 @@ import threading
 import time
 from typing import TYPE_CHECKING
 
-from freerun._core._native import after_fork_in_child
+from freerun._core._native import after_fork_in_child, signals_restore
 from freerun._errors import RuntimeShutdown
 
 if TYPE_CHECKING:
@@ -63,11 +63,14 @@ def _at_exit() -> None:
     with _registry.lock:
         engines = list(_registry.engines)
     deadline = time.monotonic() + EXIT_GRACE
-    for engine in engines:
-        engine.cancel()
-    for engine in engines:
-        with contextlib.suppress(Exception):
-            engine.shutdown(max(0.0, deadline - time.monotonic()))
+    try:
+        for engine in engines:
+            engine.cancel()
+        for engine in engines:
+            with contextlib.suppress(Exception):
+                engine.shutdown(max(0.0, deadline - time.monotonic()))
+    finally:
+        signals_restore()  # nobody is left who would hear them
 
 
 def _after_fork() -> None:

@@ -4,6 +4,10 @@ The first one cancels the main task, whose cleanup runs; then `block_on` raises 
 raises it at once. Only Python's own SIGINT handler is replaced, and only for the time of the call: a program that has
 its own handler keeps it. The wake-up descriptor makes a signal interrupt the engine's wait on whichever thread the
 system delivers it.
+
+Tasks that listen with `freerun.signal` come first: while there are any, the engine's own handler is installed on top of
+all this, and Ctrl-C is theirs. `signal.signal` here takes that away, so it is put back each time (`_set`), and a Ctrl-C
+that comes in between is passed on.
 """
 
 from __future__ import annotations
@@ -12,10 +16,12 @@ import contextlib
 import os
 import signal
 import threading
+from collections.abc import Callable
 from types import FrameType
 from typing import TYPE_CHECKING, Any
 
 from freerun._arguments import close_unstarted
+from freerun._core._native import signal_notify, signals_rearm
 
 if TYPE_CHECKING:
     from freerun._core._native import Core
@@ -61,6 +67,8 @@ class _Guard:
 
     def __call__(self, _number: int, _frame: FrameType | None) -> None:
         """Cancel the main task; raise `KeyboardInterrupt` the second time, and when no main task is running."""
+        if signal_notify(signal.SIGINT):
+            return
         if not self._active:
             self._pending = True
             return
@@ -74,7 +82,7 @@ class _Guard:
         """Take SIGINT, if it is Python's, and the wake-up descriptor. Nothing of it on a sub-interpreter."""
         try:
             if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
-                signal.signal(signal.SIGINT, self)
+                _set(self)
             self._fd = self._core.signal_fd()
             self._old_fd = signal.set_wakeup_fd(self._fd, warn_on_full_buffer=False)
         except ValueError:  # only the main interpreter has signals
@@ -96,7 +104,7 @@ class _Guard:
             os.close(self._fd)
             self._fd = -1
         if signal.getsignal(signal.SIGINT) is self:  # last: the next signal may raise at once
-            signal.signal(signal.SIGINT, signal.default_int_handler)
+            _set(signal.default_int_handler)
 
     def _raise_pending(self) -> None:
         if self._pending:
@@ -113,16 +121,21 @@ class Deferred:
         self._pending = False
 
     def __call__(self, _number: int, _frame: FrameType | None) -> None:
-        self._pending = True
+        self._pending = not signal_notify(signal.SIGINT) or self._pending
 
     def __enter__(self) -> None:
         if threading.get_ident() == threading.main_thread().ident:
             with contextlib.suppress(ValueError):  # only the main interpreter has signals
                 if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
-                    signal.signal(signal.SIGINT, self)
+                    _set(self)
 
     def __exit__(self, *_error: object) -> None:
         if signal.getsignal(signal.SIGINT) is self:
-            signal.signal(signal.SIGINT, signal.default_int_handler)
+            _set(signal.default_int_handler)
         if self._pending:
             raise KeyboardInterrupt
+
+
+def _set(handler: Callable[[int, FrameType | None], Any]) -> None:
+    signal.signal(signal.SIGINT, handler)
+    signals_rearm(signal.SIGINT)

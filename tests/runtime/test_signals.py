@@ -245,8 +245,9 @@ count = 0
 async def spawned():
     global count
     count += 1
-    print("handled", count)
-    if count == 3:
+    mine = count                                      # the next one may begin before this one ends
+    print("handled", mine)
+    if mine == 3:
         tx.send(None)
 tx, rx = freerun.sync.oneshot.channel()
 signal.signal(signal.SIGTERM, lambda number, frame: rt.spawn(spawned))

@@ -9,6 +9,7 @@
 #include "leaf.h"
 #include "rt/clock.h"
 #include "rt/futex.h"
+#include "rt/signals.h"
 #include "runtime.h"
 
 _Atomic uint32_t fr_fork_generation;
@@ -1292,6 +1293,7 @@ PyObject *fr_core_after_fork(PyObject *module, PyObject *Py_UNUSED(ignored))
     free_lock = (struct fr_mutex)FR_MUTEX_INIT;
     free_runtimes = NULL;
     fr_claims_after_fork();
+    fr_signals_after_fork();
     fr_sites_after_fork(PyModule_GetState(module));
     if (fr_thread.worker && !fr_thread.task) { /* a fork inside a task lets that task go on to its end */
         fr_thread.worker = NULL;

@@ -130,6 +130,12 @@ static PyMethodDef functions[] = {
      "it; await `instead`."},
     {"io_uring_errno", fr_core_io_uring_errno, METH_NOARGS,
      "io_uring_errno()\n--\n\nWhy the system refuses io_uring, as an errno; 0: it does not."},
+    {"signal_notify", fr_signals_notify_py, METH_O,
+     "signal_notify(number, /)\n--\n\nTell the listeners of a signal as if it had come; whether there are any."},
+    {"signals_rearm", fr_signals_rearm_py, METH_O,
+     "signals_rearm(number, /)\n--\n\nInstall the engine's handler again, if that signal has listeners."},
+    {"signals_restore", fr_signals_restore_py, METH_NOARGS,
+     "signals_restore()\n--\n\nAt the main interpreter's exit: put back every handler that was replaced."},
     {"after_fork_in_child", fr_core_after_fork, METH_NOARGS, "after_fork_in_child()\n--\n\nFor os.register_at_fork()."},
     {NULL, NULL, 0, NULL},
 };
@@ -184,7 +190,7 @@ static int module_exec(PyObject *module)
         fr_task_add_types(mod) || fr_leaf_add_types(mod) || fr_timer_add_types(mod) || fr_timeout_add_types(mod) ||
         fr_scope_add_types(mod) || fr_io_add_types(mod) || fr_oneshot_add_types(mod) || fr_semaphore_add_types(mod) ||
         fr_mutex_add_types(mod) || fr_mpsc_add_types(mod) || fr_notify_add_types(mod) || fr_listeners_add_types(mod) ||
-        fr_rwlock_add_types(mod) || fr_countdown_add_types(mod) || fr_core_add_types(mod) ||
+        fr_rwlock_add_types(mod) || fr_countdown_add_types(mod) || fr_signal_add_types(mod) || fr_core_add_types(mod) ||
         PyModule_AddStringConstant(module, "__version__", FREERUN_VERSION)) {
         return -1;
     }
@@ -218,6 +224,7 @@ static int module_traverse(PyObject *module, visitproc visit, void *arg)
                        (PyObject *)mod->listeners_type,
                        (PyObject *)mod->listen_type,
                        (PyObject *)mod->countdown_type,
+                       (PyObject *)mod->signal_listener_type,
                        (PyObject *)mod->rwlock_type,
                        (PyObject *)mod->read_guard_type,
                        (PyObject *)mod->write_guard_type,
@@ -273,6 +280,7 @@ static int module_clear(PyObject *module)
     Py_CLEAR(mod->listeners_type);
     Py_CLEAR(mod->listen_type);
     Py_CLEAR(mod->countdown_type);
+    Py_CLEAR(mod->signal_listener_type);
     Py_CLEAR(mod->rwlock_type);
     Py_CLEAR(mod->read_guard_type);
     Py_CLEAR(mod->write_guard_type);

@@ -93,6 +93,7 @@ struct fr_module {
     PyTypeObject *listeners_type;
     PyTypeObject *listen_type;
     PyTypeObject *countdown_type;
+    PyTypeObject *signal_listener_type;
     PyTypeObject *rwlock_type;
     PyTypeObject *read_guard_type;
     PyTypeObject *write_guard_type;
@@ -141,6 +142,7 @@ int fr_mpsc_add_types(struct fr_module *mod);
 int fr_listeners_add_types(struct fr_module *mod);
 int fr_rwlock_add_types(struct fr_module *mod);
 int fr_countdown_add_types(struct fr_module *mod);
+int fr_signal_add_types(struct fr_module *mod);
 int fr_notify_add_types(struct fr_module *mod);
 
 /* Module functions, each in the file of its subject. */
@@ -164,6 +166,9 @@ PyObject *fr_core_current(PyObject *module, PyObject *ignored);
 PyObject *fr_core_try_current(PyObject *module, PyObject *ignored);
 PyObject *fr_core_io_uring_errno(PyObject *module, PyObject *ignored);
 PyObject *fr_core_after_fork(PyObject *module, PyObject *ignored);
+PyObject *fr_signals_notify_py(PyObject *module, PyObject *number);
+PyObject *fr_signals_rearm_py(PyObject *module, PyObject *number);
+PyObject *fr_signals_restore_py(PyObject *module, PyObject *ignored);
 
 /* Creates a heap type from `spec`; `name` NULL: not exported. */
 int fr_module_add_type(struct fr_module *mod, PyTypeObject **slot, PyType_Spec *spec, const char *name);
