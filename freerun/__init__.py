@@ -18,7 +18,7 @@ Example::
 
 from __future__ import annotations
 
-from . import io, lowlevel, net, process, runtime, signal, sync, task, testing, time
+from . import io, lowlevel, net, process, runtime, signal, stream, sync, task, testing, time
 from ._errors import (
     AcquireError,
     Cancelled,
@@ -65,6 +65,7 @@ __all__ = [
     "signal",
     "spawn",
     "spawn_blocking",
+    "stream",
     "sync",
     "task",
     "test",

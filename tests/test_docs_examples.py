@@ -103,6 +103,7 @@ PUBLIC = [
     freerun.lowlevel,
     freerun.net,
     freerun.runtime,
+    freerun.stream,
     freerun.sync,
     freerun.sync.broadcast,
     freerun.sync.mpsc,

@@ -79,6 +79,7 @@ class Core:
         self,
         *,
         current_thread: bool,
+        pinned: bool,  # to the thread that makes it; current-thread only
         worker_threads: int,
         max_blocking_threads: int,
         thread_keep_alive: float,
@@ -150,6 +151,8 @@ class Core:
     def is_current_thread(self) -> bool: ...
     # True if the calling thread is running one of this core's workers, i.e. is inside a task.
     def on_worker(self) -> bool: ...
+    # True if it is pinned to the calling thread: what is spawned here never leaves it.
+    def is_local(self) -> bool: ...
 
 def spawn(coro: Any, /, *args: Any, name: str | None = None) -> JoinHandle[Any]: ...
 def spawn_blocking(fn: Callable[..., _T], /, *args: Any, **kwargs: Any) -> JoinHandle[_T]: ...

@@ -5,6 +5,7 @@ from __future__ import annotations
 from .build_info import BuildInfo, build_info
 from .builder import Builder
 from .handle import Handle
+from .local_runtime import LocalRuntime
 from .main import main, run
 from .metrics import RuntimeMetrics, WorkerMetrics
 from .runtime import Runtime
@@ -14,6 +15,7 @@ __all__ = [
     "BuildInfo",
     "Builder",
     "Handle",
+    "LocalRuntime",
     "Runtime",
     "RuntimeMetrics",
     "TaskInfo",

@@ -4,6 +4,8 @@ Python cannot finish an asynchronous generator by itself, for its `finally` may 
 first iterated (`first`) and when one is about to be freed unfinished (`final`). Both are called on any thread, `final`
 from the garbage collector. Tokio has no counterpart: dropping a future is synchronous there.
 
+The streams of `freerun.stream` are watched in the same way: all that matters is that they have `aclose()`.
+
 The set of weak references is a plain `set`, of which CPython makes each method atomic, with the GIL or without it.
 """
 
@@ -11,6 +13,7 @@ from __future__ import annotations
 
 import weakref
 from collections.abc import AsyncGenerator
+from types import AsyncGeneratorType
 from typing import TYPE_CHECKING, Any
 
 from .log import logger
@@ -47,6 +50,12 @@ class AsyncGenerators:
         Whether there was one.
         """
         found = self._take_open()
+        if streams := [each for each in found if not isinstance(each, AsyncGeneratorType)]:
+            # They close what they iterate themselves; only then it is the others' turn.
+            for each in found:
+                if isinstance(each, AsyncGeneratorType):
+                    self.first(each)
+            found = streams
         for generator in found:
             self.final(generator)
         return bool(found)

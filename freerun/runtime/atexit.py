@@ -20,7 +20,7 @@ from freerun._errors import RuntimeShutdown
 if TYPE_CHECKING:
     from .engine import Engine
 
-__all__ = ["add", "add_last", "check_running", "discard"]
+__all__ = ["add", "add_last", "check_running", "discard", "is_exiting"]
 
 EXIT_GRACE = 1.0
 """Seconds for all engines together."""
@@ -40,6 +40,11 @@ def check_running() -> None:
     """Raise if the interpreter is on its way out."""
     if _registry.exiting:
         raise RuntimeShutdown("the interpreter is exiting: no new runtime can be started")
+
+
+def is_exiting() -> bool:
+    """Whether the interpreter is on its way out."""
+    return _registry.exiting
 
 
 def add(engine: Engine) -> None:

@@ -10,6 +10,7 @@ from freerun._arguments import Seconds, flag, function, integer, one_of, seconds
 
 from .config import Config, thread_names
 from .cpus import MAX_WORKERS
+from .local_runtime import LocalRuntime
 from .log import logger
 from .runtime import Runtime
 from .unhandled import Policy
@@ -342,6 +343,25 @@ class Builder:
         """
         self.check()
         return Runtime(dataclasses.replace(self._config))
+
+    def build_local(self) -> LocalRuntime:
+        """Start a runtime whose tasks stay on this very thread; see `LocalRuntime`.
+
+        Errors: `ValueError` if this is not `Builder.new_current_thread()`; as `build()`. Tokio: `Builder::build_local`.
+
+        Example::
+
+            import freerun
+
+            async def one() -> int:
+                return 1
+
+            with freerun.Builder.new_current_thread().build_local() as local:
+                assert local.block_on(one) == 1
+        """
+        if not self._config.current_thread:
+            raise ValueError("build_local() makes a current-thread runtime: use Builder.new_current_thread()")
+        return LocalRuntime(self._config)
 
     def __repr__(self) -> str:
         return f"<Builder {'current_thread' if self._config.current_thread else 'multi_thread'}>"

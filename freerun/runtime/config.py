@@ -31,6 +31,7 @@ class Config:
     """What `Builder` collects and `Runtime` starts from."""
 
     current_thread: bool = False
+    pinned: bool = False  # to the thread that builds it; current-thread only
     worker_threads: int | None = None  # None: the environment, else the CPUs, when the runtime is built
     max_blocking_threads: int = 512
     thread_keep_alive: float = 10.0

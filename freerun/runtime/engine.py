@@ -6,11 +6,12 @@ import contextlib
 import contextvars
 import os
 import threading
+import time
 from typing import Any
 
 from freerun._core._native import Core
 
-from . import atexit, drivers, signals, slow_poll
+from . import atexit, companions, drivers, signals, slow_poll
 from .asyncgens import AsyncGenerators
 from .config import Config
 from .cpus import default_worker_threads
@@ -44,6 +45,7 @@ class Engine:
         threads = 1 if config.current_thread else config.worker_threads or default_worker_threads()[0]
         return Core(
             current_thread=config.current_thread,
+            pinned=config.pinned,
             worker_threads=threads,
             max_blocking_threads=config.max_blocking_threads,
             thread_keep_alive=config.thread_keep_alive,
@@ -84,8 +86,11 @@ class Engine:
                 "shutdown() waits for every task, so a task cannot call it; call shutdown_background() here, or "
                 "shutdown() after block_on() has returned"
             )
+        deadline = time.monotonic() + timeout
         with signals.Deferred():  # a shutdown is whole, or it leaves threads behind
+            companions.cancel(self.core, timeout)
             leftovers = self.core.shutdown(timeout)
+            companions.shutdown(self.core, max(0.0, deadline - time.monotonic()))
             self._finish()
             if leftovers:
                 _report(leftovers, timeout)
@@ -96,6 +101,7 @@ class Engine:
     def cancel(self) -> None:
         """Refuse new tasks, cancel the others; wait for nothing, end nothing."""
         self.core.shutdown_background()
+        companions.cancel(self.core, DEFAULT_GRACE)
 
     def shutdown_background(self) -> None:
         """Cancel every task and wait for nothing; a thread of its own waits and stops the engine's threads."""

@@ -15,13 +15,27 @@ from freerun._core._native import (
 )
 from freerun._core._native import current_task as current
 from freerun._errors import JoinError
+from freerun.runtime.local_runtime import LocalRuntime
 
+from .cancellation_token import CancellationToken, DropGuard, TokenCancelled
+from .local_pool import LocalPool, spawn_pinned
 from .spawn import spawn, spawn_blocking
+from .spawn_local import spawn_local
+from .task_local import TaskLocal, task_local
+from .task_tracker import TaskTracker, TaskTrackerToken
 
 __all__ = [
     "AbortHandle",
+    "CancellationToken",
+    "DropGuard",
     "JoinError",
     "JoinHandle",
+    "LocalPool",
+    "LocalRuntime",
+    "TaskLocal",
+    "TaskTracker",
+    "TaskTrackerToken",
+    "TokenCancelled",
     "block_in_place",
     "consume_budget",
     "current",
@@ -29,6 +43,9 @@ __all__ = [
     "select",
     "spawn",
     "spawn_blocking",
+    "spawn_local",
+    "spawn_pinned",
+    "task_local",
     "try_join",
     "unconstrained",
     "yield_now",

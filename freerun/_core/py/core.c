@@ -312,6 +312,11 @@ static int save_outer(struct fr_runtime *rt, struct fr_outer *outer)
     return outer->hooks ? fr_set_asyncgen_hooks(rt->hooks.agen_first, rt->hooks.agen_final) : -1;
 }
 
+bool fr_core_may_run_here(struct fr_runtime *rt)
+{
+    return !rt->pinned || rt->pinned_to == PyThreadState_GetID(PyThreadState_Get()); /* a number is never used again */
+}
+
 bool fr_core_begin(CoreObject *core, struct fr_runtime *rt, struct fr_outer *outer)
 {
     struct fr_thread before = fr_thread;
@@ -482,6 +487,14 @@ static PyObject *core_block_on(PyObject *self, PyObject *const *args, Py_ssize_t
     if (!fr_visit_core(core, &visit)) {
         return NULL;
     }
+    if (!fr_core_may_run_here(visit.rt)) {
+        fr_visit_end(&visit);
+        PyErr_SetString(PyExc_RuntimeError,
+                        "block_on() of a LocalRuntime may be called only on the thread that made it, "
+                        "where its tasks stay; from here, use runtime.handle().spawn(async_fn, "
+                        "*args).blocking_result()");
+        return NULL;
+    }
     CoreObject *before = fr_thread.core;
     fr_thread.core = core;
     PyObject *result = block_on(core, visit.rt, args, nargs);
@@ -529,7 +542,7 @@ static PyObject *core_interrupt(PyObject *self, PyObject *Py_UNUSED(ignored))
 /* ---- construction ---- */
 
 struct config {
-    int current_thread, lifo_slot, stand_in, io, time, io_uring, start_paused;
+    int current_thread, pinned, lifo_slot, stand_in, io, time, io_uring, start_paused;
     unsigned int workers, max_blocking, event_interval, global_interval;
     Py_ssize_t stack_size;
     double keep_alive, slow_poll;
@@ -540,6 +553,7 @@ struct config {
 static int parse_config(PyObject *args, PyObject *kwargs, struct config *c)
 {
     static char *names[] = {"current_thread",
+                            "pinned",
                             "worker_threads",
                             "max_blocking_threads",
                             "thread_keep_alive",
@@ -569,8 +583,9 @@ static int parse_config(PyObject *args, PyObject *kwargs, struct config *c)
                             NULL};
     struct fr_hooks *h = &c->hooks;
     if (!PyArg_ParseTupleAndKeywords(
-            args, kwargs, "$pIIdnIIppppppOdOOOOOOOOOOOO:Core", names, &c->current_thread, &c->workers, &c->max_blocking,
-            &c->keep_alive, &c->stack_size, &c->event_interval, &c->global_interval, &c->lifo_slot, &c->stand_in,
+            args, kwargs, "$ppIIdnIIppppppOdOOOOOOOOOOOO:Core", names, &c->current_thread, &c->pinned, &c->workers,
+            &c->max_blocking, &c->keep_alive, &c->stack_size, &c->event_interval, &c->global_interval, &c->lifo_slot,
+            &c->stand_in,
             &c->io, &c->time, &c->io_uring, &c->start_paused, &c->seed, &c->slow_poll, &h->thread_name, &h->unhandled,
             &h->slow_poll, &h->agen_first, &h->agen_final, &h->drained, &h->thread_start, &h->thread_stop,
             &h->thread_park, &h->thread_unpark, &h->task_spawn, &h->task_terminate)) {
@@ -629,6 +644,8 @@ static void set_fields(struct fr_runtime *rt, CoreObject *core, const struct con
     rt->core = (PyObject *)core;
     rt->fork_generation = core->fork_generation;
     rt->current_thread = c->current_thread;
+    rt->pinned = c->current_thread && c->pinned;
+    rt->pinned_to = PyThreadState_GetID(PyThreadState_Get());
     rt->nworkers = c->current_thread ? 1 : c->workers;
     rt->stand_in = c->stand_in && !c->current_thread;
     rt->solo = rt->nworkers == 1 && !rt->stand_in;
@@ -1203,6 +1220,19 @@ static PyObject *core_on_worker(PyObject *self, PyObject *Py_UNUSED(ignored))
     return PyBool_FromLong(fr_thread.task && fr_thread.task->rt->core == self);
 }
 
+/* Whether tasks spawned here stay on this very thread. */
+static PyObject *core_is_local(PyObject *self, PyObject *Py_UNUSED(ignored))
+{
+    struct fr_visit visit;
+    if (!atomic_load(&((CoreObject *)self)->rt) || !fr_visit_core((CoreObject *)self, &visit)) {
+        PyErr_Clear();
+        Py_RETURN_FALSE;
+    }
+    bool local = visit.rt->pinned && fr_core_may_run_here(visit.rt);
+    fr_visit_end(&visit);
+    return PyBool_FromLong(local);
+}
+
 static PyObject *core_get_workers(PyObject *self, void *Py_UNUSED(closure))
 {
     struct fr_runtime *rt = atomic_load(&((CoreObject *)self)->rt);
@@ -1238,6 +1268,7 @@ static PyMethodDef core_methods[] = {
     {"advance", core_advance, METH_O, "advance($self, seconds, /)\n--\n\n"},
     {"is_paused", core_is_paused, METH_NOARGS, "is_paused($self)\n--\n\n"},
     {"on_worker", core_on_worker, METH_NOARGS, "on_worker($self)\n--\n\n"},
+    {"is_local", core_is_local, METH_NOARGS, "is_local($self)\n--\n\n"},
     {NULL, NULL, 0, NULL},
 };
 

@@ -121,8 +121,10 @@ struct fr_runtime {
     uint32_t fork_generation;
     _Atomic uint64_t generation; /* counts the lives of this piece of memory; changes in a teardown only */
     bool current_thread;
-    bool solo;     /* one worker and no stand-in: nobody steals */
-    bool stand_in; /* there may be one, see stand_in.c */
+    bool pinned;        /* current-thread: only the thread with this number polls its tasks, see LocalRuntime */
+    uint64_t pinned_to; /* PyThreadState_GetID() */
+    bool solo;          /* one worker and no stand-in: nobody steals */
+    bool stand_in;      /* there may be one, see stand_in.c */
     bool lifo_slot;
     bool io, time;
     uint32_t nworkers;
@@ -316,6 +318,8 @@ struct fr_outer {
 };
 /* True: this thread runs the core until fr_core_end(). False: another does, or an exception is set. */
 bool fr_core_begin(CoreObject *core, struct fr_runtime *rt, struct fr_outer *outer);
+/* False: the tasks belong to another thread, see `pinned`. */
+bool fr_core_may_run_here(struct fr_runtime *rt);
 void fr_core_end(struct fr_runtime *rt, struct fr_outer *outer);
 void fr_nudge_blockers(struct fr_runtime *rt); /* every block_on looks again */
 struct fr_runtime *fr_runtime_alloc(void);

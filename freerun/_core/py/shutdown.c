@@ -101,13 +101,24 @@ static void set_drain_event(struct fr_runtime *rt, struct fr_event *event)
     fr_mutex_unlock(&rt->blockers_lock);
 }
 
-/* Current-thread: this thread runs the tasks' cleanup itself, unless a block_on does. */
+/* Whether a block_on is in progress. */
+static bool is_blocked_on(struct fr_runtime *rt)
+{
+    fr_mutex_lock(&rt->blockers_lock);
+    bool some = rt->blockers.next != &rt->blockers;
+    fr_mutex_unlock(&rt->blockers_lock);
+    return some;
+}
+
+/* Current-thread: this thread runs the tasks' cleanup itself, unless a block_on does. Those of a LocalRuntime run on
+ * its own thread or not at all. */
 static void run_core(CoreObject *core, struct fr_runtime *rt, uint64_t deadline)
 {
     struct fr_outer outer;
     struct fr_event event;
-    while (!fr_owned_none(rt) && left_until(deadline) > 0) {
-        if (!fr_core_begin(core, rt, &outer)) {
+    bool here = fr_core_may_run_here(rt);
+    while (!fr_owned_none(rt) && left_until(deadline) > 0 && (here || is_blocked_on(rt))) {
+        if (!here || !fr_core_begin(core, rt, &outer)) {
             if (PyErr_Occurred()) {
                 PyErr_WriteUnraisable(NULL);
             }
