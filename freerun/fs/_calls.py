@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import os
+import threading
 from collections.abc import Callable
 
 from freerun._core._native import spawn_file_call
 from freerun._errors import Cancelled
 
-__all__ = ["StrPath", "as_path", "call", "must"]
+__all__ = ["StrPath", "as_path", "call", "call_made", "must"]
 
 type StrPath = str | os.PathLike[str]
 """Where something is in the file system: a string or a `pathlib.Path`."""
@@ -22,6 +23,48 @@ async def call[*Ts, T](fn: Callable[[*Ts], T], *args: *Ts) -> T:
     except Cancelled:
         handle.abort()
         raise
+
+
+async def call_made[*Ts, T](undo: Callable[[T], object], make: Callable[[*Ts], T], *args: *Ts) -> T:
+    """The same for a call that makes something: if nobody takes it any more, it is undone."""
+    handover = _Handover(undo)
+    handle = spawn_file_call(False, handover.make, make, args)
+    try:
+        return await handle
+    except BaseException:
+        handle.abort()
+        handover.give_up()
+        raise
+
+
+class _Handover[T]:
+    """From a pool thread to a task that may have been aborted. Who comes second undoes; both, on any thread."""
+
+    __slots__ = ("_given_up", "_lock", "_made", "_undo")
+
+    def __init__(self, undo: Callable[[T], object]) -> None:
+        self._undo = undo
+        self._lock = threading.Lock()
+        self._made: list[T] = []
+        self._given_up = False
+
+    def make(self, make: Callable[..., T], args: tuple[object, ...]) -> T:
+        """Make it, on a pool thread."""
+        made = make(*args)
+        with self._lock:
+            given_up = self._given_up
+            self._made.append(made)
+        if given_up:
+            self._undo(made)
+        return made
+
+    def give_up(self) -> None:
+        """Nobody takes it."""
+        with self._lock:
+            self._given_up = True
+            made = list(self._made)
+        for each in made:
+            self._undo(each)
 
 
 async def must[*Ts, T](fn: Callable[[*Ts], T], *args: *Ts) -> T:

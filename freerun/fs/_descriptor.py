@@ -87,8 +87,3 @@ class Descriptor:
     def _finish(self) -> None:
         number, self._number = self._number, -1
         os.close(number)
-
-    def __del__(self) -> None:  # of an open() that nobody waited for
-        if self._number >= 0:
-            self._closed = True
-            self._finish()

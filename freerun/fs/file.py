@@ -24,7 +24,7 @@ from freerun.io._checks import CAPACITY, check_n, contiguous
 from freerun.io._claim import Claim
 
 from . import _pool_calls
-from ._calls import StrPath, call
+from ._calls import StrPath, call, call_made
 from ._descriptor import Descriptor
 from ._opening import Opening
 from .metadata import Metadata, Permissions, as_mode
@@ -421,4 +421,4 @@ def _apply[T](descriptor: Descriptor, number: int, fn: Callable[..., T], *args: 
 
 async def open_file(path: str, flags: int, mode: int) -> File:
     """Open it on the pool."""
-    return File(await call(_pool_calls.open_descriptor, path, flags, mode), path)
+    return File(await call_made(Descriptor.close, _pool_calls.open_descriptor, path, flags, mode), path)

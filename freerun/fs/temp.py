@@ -5,12 +5,13 @@ from __future__ import annotations
 import contextlib
 import os
 import tempfile
+import threading
 import warnings
 from collections.abc import Callable, Generator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self, final
 
-from ._calls import StrPath, as_path, call, must
+from ._calls import StrPath, as_path, call_made, must
 from ._descriptor import Descriptor
 from ._opening import Opening
 from .file import File
@@ -75,14 +76,15 @@ def temp_dir(*, prefix: str = PREFIX, suffix: str = "", dir: StrPath | None = No
 
 
 class _Trash:
-    """Something that is removed, at the latest when nobody knows it any more, unless it is kept."""
+    """Something that is removed unless it is kept."""
 
-    __slots__ = ("_pid", "_remove", "path")
+    __slots__ = ("_lock", "_pid", "_remove", "path")
 
     def __init__(self, path: str, remove: Callable[[str], None]) -> None:
         self.path = path
         self._remove: Callable[[str], None] | None = remove
         self._pid = os.getpid()
+        self._lock = threading.Lock()
 
     @property
     def kept(self) -> bool:
@@ -91,16 +93,20 @@ class _Trash:
 
     def keep(self) -> None:
         """It stays."""
-        self._remove = None
+        with self._lock:
+            self._remove = None
 
     def empty(self) -> None:
         """Remove it now. Idempotent; it may be gone already."""
-        if not self.kept:
-            remove, self._remove = self._remove, None
+        with self._lock:
+            remove = None if self.kept else self._remove
+            self._remove = None
+        if remove is not None:
             with contextlib.suppress(FileNotFoundError):
-                remove(self.path)  # type: ignore[misc]
+                remove(self.path)
 
-    def __del__(self) -> None:
+    def drop(self) -> None:
+        """The same, and no matter if it fails."""
         with contextlib.suppress(OSError):
             self.empty()
 
@@ -110,8 +116,14 @@ def _make_file(prefix: str, suffix: str, dir: str | None) -> tuple[Descriptor, _
     return Descriptor(number), _Trash(path, os.unlink)
 
 
+def _unmake_file(made: tuple[Descriptor, _Trash]) -> None:
+    descriptor, trash = made
+    descriptor.close()
+    trash.empty()
+
+
 async def _temp_file(prefix: str, suffix: str, dir: str | None) -> NamedTempFile:
-    return NamedTempFile(*await call(_make_file, prefix, suffix, dir))
+    return NamedTempFile(*await call_made(_unmake_file, _make_file, prefix, suffix, dir))
 
 
 @final
@@ -152,6 +164,10 @@ class NamedTempFile(File):
         super().close()
         self._trash.empty()
 
+    def __del__(self) -> None:
+        super().__del__()
+        self._trash.drop()
+
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
@@ -175,15 +191,16 @@ class TempDir:
     `ResourceWarning`.
     """
 
-    __slots__ = ("_how", "_trash")
+    __slots__ = ("_closing", "_how", "_trash")
 
     def __init__(self, prefix: str, suffix: str, dir: str | None) -> None:
         self._how = (prefix, suffix, dir)
         self._trash: _Trash | None = None
+        self._closing = False  # a call of the pool removes it, or has
 
     async def _make(self) -> Self:
         if self._trash is None:
-            self._trash = await call(_make_dir, *self._how)
+            self._trash = await call_made(_Trash.empty, _make_dir, *self._how)
         return self
 
     def __await__(self) -> Generator[Any, Any, Self]:
@@ -206,6 +223,7 @@ class TempDir:
     async def close(self) -> None:
         """Remove it and all in it. Idempotent. Errors: `OSError`. Cancel safety: begun, it goes on to the end."""
         if self._trash is not None:
+            self._closing = True
             await must(self._trash.empty)
 
     async def __aenter__(self) -> Path:
@@ -218,8 +236,9 @@ class TempDir:
         await self.close()
 
     def __del__(self) -> None:
-        if self._trash is not None and not self._trash.kept:
+        if self._trash is not None and not self._closing and not self._trash.kept:
             warnings.warn(f"temporary directory never closed: {self!r}", ResourceWarning, stacklevel=2, source=self)
+            self._trash.drop()
 
     def __repr__(self) -> str:
         return f"<TempDir {self._trash.path!r}>" if self._trash else "<TempDir not made yet>"

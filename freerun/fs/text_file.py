@@ -94,7 +94,7 @@ class TextFile:
         self._text = self._text[self._at :] + more
         self._at = 0
         self._ended = not data
-        return not self._ended or bool(more)
+        return not self._ended or bool(more) or self._failed is not None
 
     def _take(self, end: int) -> str:
         taken = self._text[self._at : end]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
 
@@ -46,11 +45,9 @@ def walk(
     """
     flag(top_down, "top_down")
     flag(follow_symlinks, "follow_symlinks")
-    visits = os.walk(as_path(path), top_down, on_error, follow_symlinks)
-    return _walk(visits)
+    return _walk(Path(as_path(path)).walk(top_down, on_error, follow_symlinks))
 
 
-async def _walk(visits: Iterator[tuple[str, list[str], list[str]]]) -> AsyncIterator[Visit]:
+async def _walk(visits: Iterator[Visit]) -> AsyncIterator[Visit]:
     while (visit := await call(next, visits, None)) is not None:
-        folder, dirs, files = visit
-        yield Path(folder), dirs, files
+        yield visit
