@@ -431,6 +431,28 @@ async def join_100(branches: int, rounds: int) -> int:
     return total
 
 
+def nothing(number: int) -> int:
+    """What a blocking call does."""
+    return number
+
+
+async def spawn_blocking_rt(count: int) -> int:
+    """One after another."""
+    return sum([await tonio.spawn_blocking(nothing, number) for number in range(count)])
+
+
+async def spawn_blocking(tasks: int, rounds: int, batch: int) -> int:
+    """Tasks, rounds, batches."""
+
+    async def task() -> int:
+        total = 0
+        for _ in range(rounds):
+            total += sum(await tonio.spawn(*[tonio.spawn_blocking(nothing, 1) for _ in range(batch)]))
+        return total
+
+    return sum(await tonio.spawn(*[task() for _ in range(tasks)]))
+
+
 async def tls_echo(connections: int, requests: int) -> int:
     """The bar for TLS is asyncio's."""
     raise Unsupported("compared with asyncio and uvloop")

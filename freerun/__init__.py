@@ -18,7 +18,7 @@ Example::
 
 from __future__ import annotations
 
-from . import io, lowlevel, net, process, runtime, signal, stream, sync, task, testing, time
+from . import fs, io, lowlevel, net, process, runtime, signal, stream, sync, task, testing, time
 from ._errors import (
     AcquireError,
     Cancelled,
@@ -53,6 +53,7 @@ __all__ = [
     "__version__",
     "block_in_place",
     "build_info",
+    "fs",
     "io",
     "join",
     "lowlevel",

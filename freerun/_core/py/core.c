@@ -877,7 +877,7 @@ static PyObject *core_spawn_blocking(PyObject *self, PyObject *const *args, Py_s
     if (fr_task_need_one(nargs, "spawn_blocking", "fn") || !fr_visit_core((CoreObject *)self, &visit)) {
         return NULL;
     }
-    PyObject *handle = fr_task_spawn_blocking(visit.rt, args[0], args + 1, nargs - 1, kwnames);
+    PyObject *handle = fr_task_spawn_blocking(visit.rt, args[0], args + 1, nargs - 1, kwnames, FR_DUTY_NONE);
     fr_visit_end(&visit);
     return handle;
 }

@@ -227,6 +227,9 @@ static PyMethodDef functions[] = {
      "spawn_blocking(fn, /, *args, **kwargs)\n--\n\n"
      "Run an ordinary function on the blocking pool, with the caller's context variables; returns its JoinHandle.\n\n"
      "abort() works until the call has started. Tokio: tokio::task::spawn_blocking."},
+    {"spawn_file_call", FAST(fr_task_spawn_file_call), METH_FASTCALL,
+     "spawn_file_call(must, fn, /, *args)\n--\n\n"
+     "For freerun.fs: as spawn_blocking(), also while a shutdown cancels the tasks. `must`: it is run in any case."},
     {"block_in_place", FAST(fr_block_in_place), METH_FASTCALL | METH_KEYWORDS,
      "block_in_place(fn, /, *args, **kwargs)\n--\n\n"
      "Call a blocking function right here, after handing this worker's queue to another thread.\n\n"

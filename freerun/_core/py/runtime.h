@@ -98,7 +98,7 @@ struct fr_pool {
     struct fr_mutex lock;
     struct fr_task *head, *tail;
     uint32_t queued, threads, idle, limit;
-    bool closed;
+    bool closed, sealed;
     _Atomic uint32_t signal; /* futex: bumped at each push */
     uint64_t keep_alive_ns;
 };
@@ -266,14 +266,17 @@ static inline void fr_watch_nudge(struct fr_runtime *rt)
 void fr_pool_nudge(struct fr_pool *pool); /* every idle thread looks again */
 int fr_pool_submit(struct fr_runtime *rt, struct fr_task *task);
 void fr_pool_init(struct fr_pool *pool, uint32_t limit, uint64_t keep_alive_ns);
-/* Takes every queued task away (to be cancelled) and closes the pool. */
+/* Takes every queued task away that may be dropped (to be cancelled) and closes the pool. */
 struct fr_task *fr_pool_close(struct fr_runtime *rt);
-PyObject *fr_pool_running(struct fr_runtime *rt);
+/* Nothing comes in any more. */
+void fr_pool_seal(struct fr_runtime *rt);
 
 /* ---- threads.c ---- */
 typedef void (*fr_thread_main)(struct fr_runtime *rt, void *arg);
 /* Starts a native thread, signals blocked, with a thread state of its own; `main` runs attached. 0 or -errno. */
 int fr_thread_spawn(struct fr_runtime *rt, const char *kind, uint32_t index, fr_thread_main main, void *arg);
+/* One thread less is counted in rt->threads. Any thread, detached too. */
+void fr_threads_discount(struct fr_runtime *rt);
 /* Joins the threads that have ended; the others go on. Attached. */
 void fr_threads_reap(struct fr_runtime *rt);
 /* Waits (detached inside) until no thread is left or the deadline has passed; true if none is left. */

@@ -1,7 +1,8 @@
 /* shutdown: ending a runtime without losing a task or a thread, and without waiting for ever.
  *
  *   1. CANCELLING  the shards are closed (spawn raises), every task gets Cancelled once, queued blocking calls are
- *                  cancelled. Cleanup may await: workers, timers and I/O go on until the deadline.
+ *                  cancelled, a file's writes excepted. Cleanup may await: workers, timers, I/O and files go on until
+ *                  the deadline.
  *   2. CLOSING     what is left is closed: close() on its coroutine, on a worker, or here if the workers are stuck.
  *   3. STOPPED     the threads leave. One that does not (it is stuck in a call) is named in the report and left
  *                  behind; it ends by itself when the call returns.
@@ -210,6 +211,7 @@ static void stop_watch(struct fr_runtime *rt)
 static bool stop_threads(struct fr_runtime *rt, uint64_t deadline)
 {
     advance_phase(rt, FR_PHASE_STOPPED);
+    fr_pool_seal(rt);
     for (uint32_t i = 0; i < rt->nworkers; i++) {
         fr_unpark_worker(rt, i);
     }

@@ -322,6 +322,7 @@ static struct fr_task *task_new(struct fr_runtime *rt, enum fr_task_kind kind, P
     task->lock = (struct fr_mutex)FR_MUTEX_INIT;
     task->kind = kind;
     task->outcome = FR_OUT_PENDING;
+    task->duty = FR_DUTY_NONE;
     task->started = task->one_arg = task->claimed = task->yielded = task->shielded = task->quiet = false;
     task->joiners = NULL;
     task->scopes = task->floor = NULL;
@@ -453,7 +454,7 @@ static PyObject *pack_keywords(PyObject *const *values, PyObject *kwnames)
 }
 
 PyObject *fr_task_spawn_blocking(struct fr_runtime *rt, PyObject *fn, PyObject *const *args, Py_ssize_t nargs,
-                                 PyObject *kwnames)
+                                 PyObject *kwnames, enum fr_duty duty)
 {
     if (!PyCallable_Check(fn)) {
         PyErr_Format(PyExc_TypeError, "argument 'fn' must be callable, not %.200s", Py_TYPE(fn)->tp_name);
@@ -473,7 +474,8 @@ PyObject *fr_task_spawn_blocking(struct fr_runtime *rt, PyObject *fn, PyObject *
         discard(task);
         return NULL;
     }
-    PyObject *handle = publish(rt, task, false);
+    task->duty = (uint8_t)duty;
+    PyObject *handle = publish(rt, task, duty != FR_DUTY_NONE);
     int err = handle ? fr_pool_submit(rt, task) : 0;
     if (err) {
         /* Not queued, so RUNNING is ours for the taking. */
@@ -828,7 +830,7 @@ void fr_task_close(struct fr_task *task)
 void fr_task_run_blocking(struct fr_task *task)
 {
     uint64_t state = fr_state_start_poll(&task->state);
-    if (state & FR_CANCELLED) {
+    if ((state & FR_CANCELLED) && task->duty != FR_DUTY_MUST) {
         fr_task_complete(task, FR_OUT_CANCELLED, NULL);
         return;
     }
@@ -850,7 +852,9 @@ void fr_task_run_blocking(struct fr_task *task)
 
 static void raise_join_error(struct fr_module *mod, struct fr_task *task)
 {
-    PyObject *message = PyUnicode_FromFormat("task %llu was cancelled", (unsigned long long)task->id);
+    const char *what = task->kind == FR_TASK_BLOCKING ? "blocking call %llu was cancelled before it had started"
+                                                      : "task %llu was cancelled";
+    PyObject *message = PyUnicode_FromFormat(what, (unsigned long long)task->id);
     PyObject *id = PyLong_FromUnsignedLongLong(task->id);
     PyObject *error = message && id ? PyObject_CallFunctionObjArgs(mod->exc_join, message, id, NULL) : NULL;
     Py_XDECREF(message);
@@ -1401,7 +1405,24 @@ PyObject *fr_task_spawn_blocking_here(PyObject *module, PyObject *const *args, P
     if (!fr_visit_current(PyModule_GetState(module), &visit)) {
         return NULL;
     }
-    PyObject *handle = fr_task_spawn_blocking(visit.rt, args[0], args + 1, nargs - 1, kwnames);
+    PyObject *handle = fr_task_spawn_blocking(visit.rt, args[0], args + 1, nargs - 1, kwnames, FR_DUTY_NONE);
+    fr_visit_end(&visit);
+    return handle;
+}
+
+PyObject *fr_task_spawn_file_call(PyObject *module, PyObject *const *args, Py_ssize_t nargs)
+{
+    if (nargs < 2) {
+        PyErr_SetString(PyExc_TypeError, "spawn_file_call() takes must, fn and its arguments");
+        return NULL;
+    }
+    int must = PyObject_IsTrue(args[0]);
+    struct fr_visit visit;
+    if (must < 0 || !fr_visit_current(PyModule_GetState(module), &visit)) {
+        return NULL;
+    }
+    PyObject *handle =
+        fr_task_spawn_blocking(visit.rt, args[1], args + 2, nargs - 2, NULL, must ? FR_DUTY_MUST : FR_DUTY_LATE);
     fr_visit_end(&visit);
     return handle;
 }

@@ -32,7 +32,11 @@
 struct fr_scope;
 
 enum fr_outcome { FR_OUT_PENDING, FR_OUT_RETURNED, FR_OUT_RAISED, FR_OUT_CANCELLED };
-/* BRANCH: no task, but part of one that is woken by itself, see branch.h. AWAITABLE and FUNCTION become CORO, with what is to be stepped in `coro`, at the first poll. */
+/* Of a blocking call. LATE: a task's cleanup may make it while the runtime shuts down. MUST: that, and once made it is
+ * run, whoever aborts it and whatever is shut down. */
+enum fr_duty { FR_DUTY_NONE, FR_DUTY_LATE, FR_DUTY_MUST };
+/* BRANCH: no task, but part of one that is woken by itself, see branch.h. AWAITABLE and FUNCTION become CORO, with what
+ * is to be stepped in `coro`, at the first poll. */
 enum fr_task_kind { FR_TASK_CORO, FR_TASK_AWAITABLE, FR_TASK_FUNCTION, FR_TASK_BLOCKING, FR_TASK_BRANCH };
 
 struct fr_task {
@@ -55,6 +59,7 @@ struct fr_task {
     uint16_t shard;
     uint16_t generation; /* of rt, its low bits: whether that runtime still lives */
     uint8_t outcome;
+    uint8_t duty;
     bool started;
     bool one_arg;
     bool claimed;  /* `coro` is in claims.c */
@@ -89,7 +94,7 @@ PyObject *fr_task_spawn(struct fr_runtime *rt, PyObject *what, PyObject *const *
 /* With RuntimeShutdown set before there was a task: closes a coroutine, as fr_task_spawn() does. */
 void fr_task_refused(struct fr_module *mod, PyObject *what);
 PyObject *fr_task_spawn_blocking(struct fr_runtime *rt, PyObject *fn, PyObject *const *args, Py_ssize_t nargs,
-                                 PyObject *kwnames);
+                                 PyObject *kwnames, enum fr_duty duty);
 struct fr_task *fr_handle_task(PyObject *handle);
 
 /* One step of a task that came out of a run queue. Returns what to do with it next. */

@@ -43,15 +43,20 @@ static void name_thread(struct fr_runtime *rt, const char *kind, uint32_t index)
     Py_XDECREF(name);
 }
 
+void fr_threads_discount(struct fr_runtime *rt)
+{
+    /* release: pairs with fr_threads_wait(); `rt` itself is never freed [R1] */
+    atomic_fetch_sub_explicit(&rt->threads, 1, memory_order_release);
+    fr_futex_wake(&rt->threads, INT_MAX);
+}
+
 static void mark_ended(struct fr_native *native)
 {
     struct fr_runtime *rt = native->rt;
     fr_mutex_lock(&rt->threads_lock);
     native->ended = true; /* from here on a reaper may free `native` */
     fr_mutex_unlock(&rt->threads_lock);
-    /* release: pairs with fr_threads_wait(); `rt` itself is never freed [R1] */
-    atomic_fetch_sub_explicit(&rt->threads, 1, memory_order_release);
-    fr_futex_wake(&rt->threads, INT_MAX);
+    fr_threads_discount(rt);
 }
 
 /* Nobody would do this thread's work: out of memory, wait for memory. */
