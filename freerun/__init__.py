@@ -18,7 +18,7 @@ Example::
 
 from __future__ import annotations
 
-from . import io, lowlevel, net, runtime, sync, task, testing, time
+from . import interp, io, lowlevel, net, runtime, sync, task, testing, time
 from ._errors import (
     AcquireError,
     Cancelled,
@@ -31,6 +31,7 @@ from ._errors import (
     WouldBlock,
 )
 from ._version import __version__
+from .interp import spawn_isolated
 from .runtime import Builder, Handle, Runtime, build_info, main, run
 from .task import AbortHandle, JoinHandle, block_in_place, spawn, spawn_blocking, yield_now
 from .testing import test
@@ -53,6 +54,7 @@ __all__ = [
     "__version__",
     "block_in_place",
     "build_info",
+    "interp",
     "io",
     "lowlevel",
     "main",
@@ -61,6 +63,7 @@ __all__ = [
     "runtime",
     "spawn",
     "spawn_blocking",
+    "spawn_isolated",
     "sync",
     "task",
     "test",
