@@ -16,7 +16,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from freerun._arguments import close_unstarted
-from freerun._core._native import Core, JobQueue, JoinHandle
+from freerun._core._native import Core, JobQueue, JoinHandle, forget_interpreters
 from freerun._errors import JoinError, RecvError, RuntimeShutdown
 
 if TYPE_CHECKING:
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
     from freerun._core._native import Parcel
 
-__all__ = ["Isolated", "isolated_of"]
+__all__ = ["Isolated", "before_exit", "isolated_of"]
 
 _isolated: dict[Core, Isolated] = {}
 
@@ -147,15 +147,38 @@ class Isolated:
             return
         queue.close(grace)
         _fail(queue, None)
-        deadline = time.monotonic() + grace + _END_GRACE
-        for thread in threads:
-            thread.join(max(0.0, deadline - time.monotonic()))
-        left = [thread.name for thread in threads if thread.is_alive()]
-        if left:
-            _logger().warning("interpreter workers that are busy still were left behind: %s", ", ".join(left))
+        if not _join(threads, max(grace, _LEAST_GRACE)):
+            # One that computes without an await: SystemExit, at its next bytecode. From another thread, since it may be in
+            # a call that holds its GIL.
+            threading.Thread(target=queue.interrupt, name="freerun-interrupt", daemon=_may_be_daemon()).start()
+            if not _join(threads, _END_GRACE):
+                self._leave_behind(threads)
+
+    def _leave_behind(self, threads: list[threading.Thread]) -> None:
+        left = ", ".join(thread.name for thread in threads if thread.is_alive())
+        _logger().warning("interpreter workers that are stuck in a call were left behind: %s", left)
+        _left_behind.extend(threads)
 
 
-_END_GRACE = 2.0
+_left_behind: list[threading.Thread] = []
+
+
+def before_exit() -> None:
+    """The interpreter is about to be taken down, and with it those that are stuck: they are left alone instead."""
+    if any(thread.is_alive() for thread in _left_behind):
+        forget_interpreters()
+
+
+def _join(threads: list[threading.Thread], seconds: float) -> bool:
+    """Wait for threads; whether they have all ended."""
+    deadline = time.monotonic() + seconds
+    for thread in threads:
+        thread.join(max(0.0, deadline - time.monotonic()))
+    return not any(thread.is_alive() for thread in threads)
+
+
+_LEAST_GRACE = 0.5
+_END_GRACE = 1.0
 """Seconds for an interpreter to end, once its work has."""
 
 

@@ -29,11 +29,13 @@ def main(queue_id: int, index: int, main_path: tuple[str | None, str | None]) ->
         return
     engine = Engine(Config(current_thread=True))
     engine.isolated.adopt(queue)
+    queue.enlist()
     try:
         worker = _Worker(queue, engine.core, MainModule(*main_path))
         while not worker.serve():
             pass
     finally:
+        queue.delist()
         engine.shutdown(queue.grace())
         _wait_alone(engine.core)
 

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 
 from freerun._core._native import after_fork_in_child
 from freerun._errors import RuntimeShutdown
+from freerun.interp._isolated import before_exit
 
 if TYPE_CHECKING:
     from .engine import Engine
@@ -63,6 +64,7 @@ def _at_exit() -> None:
     for engine in engines:
         with contextlib.suppress(Exception):
             engine.shutdown(max(0.0, deadline - time.monotonic()))
+    before_exit()
 
 
 def _after_fork() -> None:

@@ -1,6 +1,7 @@
 /* isolated: what passes between interpreters: parcels, jobs and their queue, pipes. None of it belongs to one of them.
  *
- * FILES      parcel.c bytes, lent buffers, descriptors; job.c a call in another interpreter; pipe.c freerun.interp.channel.
+ * FILES      parcel.c bytes, lent buffers, descriptors; job.c a call in another interpreter; pipe.c freerun.interp.channel;
+ *            fork.c a fork with other interpreters about.
  * THREADS    any thread of any interpreter, for everything that is counted (`refs`).
  * STATE      attached where Python objects are touched, which are the calling interpreter's own without exception.
  * OWNERSHIP  counted C memory. The one thing of Python's in it is the Py_buffer of a lent block: it is the lender's, and
@@ -75,6 +76,11 @@ PyObject *fr_parcel_object(struct fr_module *mod, struct fr_parcel *parcel);
 void fr_lender_drain(struct fr_module *mod);
 struct fr_lender *fr_lender_new(void);
 void fr_lender_end(struct fr_lender *lender); /* the module goes */
+
+/* ---- fork.c ---- */
+
+/* From now on the process may fork although there are other interpreters. */
+void fr_isolated_allow_fork(void);
 
 /* ---- pipe.c ---- */
 

@@ -1,5 +1,6 @@
 /* job: a call that is made in another interpreter, and the queue that leads there. See isolated.h. */
 #include <errno.h>
+#include <sched.h>
 #include <stdlib.h>
 
 #include "acquire.h"
@@ -9,12 +10,22 @@ enum job_state { QUEUED, RUNNING, DONE };
 /* `kind` of a reply; freerun/interp/_parcel.py has the same. */
 enum reply_kind { RETURNED, RAISED, CANCELLED, LOST, REPLY_KINDS };
 
+/* A worker in progress: lies on the queue while its interpreter may be visited. */
+struct job_worker {
+    struct job_worker *next;
+    PyInterpreterState *interp;
+    unsigned long thread;
+    uint32_t visits; /* under the queue's workers_lock; detach() waits for 0 */
+};
+
 struct fr_job_queue {
     _Atomic uint32_t refs;
     _Atomic uint32_t outstanding; /* jobs that are not DONE */
     _Atomic int64_t grace_ns;     /* what the workers have for their end, once it is closed */
     uint64_t id;
     struct fr_mailbox box;
+    struct fr_mutex workers_lock;
+    struct job_worker *workers;
     struct fr_job_queue *next; /* under queues_lock */
 };
 
@@ -35,6 +46,7 @@ struct fr_job {
 typedef struct {
     PyObject_HEAD
     struct fr_job_queue *queue;
+    struct job_worker *worker; /* after enlist() */
 } JobQueueObject;
 
 typedef struct {
@@ -378,6 +390,7 @@ static PyObject *queue_object(PyTypeObject *type, struct fr_job_queue *queue)
     JobQueueObject *self = (JobQueueObject *)type->tp_alloc(type, 0);
     if (self) {
         self->queue = queue;
+        self->worker = NULL;
     } else {
         queue_unref(queue);
     }
@@ -390,6 +403,7 @@ static PyObject *queue_new(PyTypeObject *type, PyObject *args, PyObject *kwargs)
     if (!PyArg_ParseTupleAndKeywords(args, kwargs, ":JobQueue", keywords)) {
         return NULL;
     }
+    fr_isolated_allow_fork();
     struct fr_job_queue *queue = calloc(1, sizeof *queue);
     if (!queue) {
         return PyErr_NoMemory();
@@ -533,6 +547,93 @@ static PyObject *queue_wait(PyObject *op, PyObject *load)
                            number);
 }
 
+static PyObject *queue_enlist(PyObject *op, PyObject *Py_UNUSED(ignored))
+{
+    JobQueueObject *self = (JobQueueObject *)op;
+    struct job_worker *worker = self->worker ? NULL : malloc(sizeof *worker);
+    if (!worker) {
+        return self->worker ? Py_NewRef(Py_None) : PyErr_NoMemory();
+    }
+    *worker = (struct job_worker){.interp = PyInterpreterState_Get(), .thread = PyThread_get_thread_ident()};
+    fr_mutex_lock(&self->queue->workers_lock);
+    worker->next = self->queue->workers;
+    self->queue->workers = worker;
+    fr_mutex_unlock(&self->queue->workers_lock);
+    self->worker = worker;
+    Py_RETURN_NONE;
+}
+
+/* True: nobody visits it, and it is off the list. */
+static bool try_delist(struct fr_job_queue *queue, struct job_worker *worker)
+{
+    fr_mutex_lock(&queue->workers_lock);
+    bool alone = worker->visits == 0;
+    for (struct job_worker **at = &queue->workers; alone && *at; at = &(*at)->next) {
+        if (*at == worker) {
+            *at = worker->next;
+            break;
+        }
+    }
+    fr_mutex_unlock(&queue->workers_lock);
+    return alone;
+}
+
+static PyObject *queue_delist(PyObject *op, PyObject *Py_UNUSED(ignored))
+{
+    JobQueueObject *self = (JobQueueObject *)op;
+    struct job_worker *worker = self->worker;
+    self->worker = NULL;
+    if (worker) {
+        while (!try_delist(self->queue, worker)) {
+            PyThreadState *state = PyEval_SaveThread(); /* the visitor wants to attach */
+            sched_yield();
+            PyEval_RestoreThread(state);
+        }
+        free(worker);
+    }
+    Py_RETURN_NONE;
+}
+
+/* The worker whose number this is, held in place; NULL: there are no more. */
+static struct job_worker *visit_worker(struct fr_job_queue *queue, uint32_t number)
+{
+    fr_mutex_lock(&queue->workers_lock);
+    struct job_worker *worker = queue->workers;
+    while (worker && number--) {
+        worker = worker->next;
+    }
+    if (worker) {
+        worker->visits++;
+    }
+    fr_mutex_unlock(&queue->workers_lock);
+    return worker;
+}
+
+static void raise_in(struct job_worker *worker)
+{
+    PyThreadState *state = PyThreadState_New(worker->interp);
+    if (state) {
+        PyThreadState *home = PyThreadState_Swap(state);
+        PyThreadState_SetAsyncExc(worker->thread, PyExc_SystemExit);
+        PyThreadState_Clear(state);
+        PyThreadState_Swap(home);
+        PyThreadState_Delete(state);
+    }
+}
+
+static PyObject *queue_interrupt(PyObject *op, PyObject *Py_UNUSED(ignored))
+{
+    struct fr_job_queue *queue = ((JobQueueObject *)op)->queue;
+    struct job_worker *worker;
+    for (uint32_t number = 0; (worker = visit_worker(queue, number)); number++) {
+        raise_in(worker);
+        fr_mutex_lock(&queue->workers_lock);
+        worker->visits--;
+        fr_mutex_unlock(&queue->workers_lock);
+    }
+    Py_RETURN_NONE;
+}
+
 static PyObject *queue_close(PyObject *op, PyObject *grace)
 {
     double seconds = PyFloat_AsDouble(grace);
@@ -582,6 +683,11 @@ static PyMethodDef queue_methods[] = {
     {"wait", queue_wait, METH_O,
      "wait($self, load, /)\n--\n\nAwait it until there may be a job. Of several that wait, the one with the least `load` is "
      "woken."},
+    {"enlist", queue_enlist, METH_NOARGS, "enlist($self, /)\n--\n\nFrom now on interrupt() reaches this thread."},
+    {"delist", queue_delist, METH_NOARGS, "delist($self, /)\n--\n\nNo more."},
+    {"interrupt", queue_interrupt, METH_NOARGS,
+     "interrupt($self, /)\n--\n\nRaise SystemExit in the workers, at their next bytecode. Waits for those that are stuck in a "
+     "call that holds their GIL."},
     {"close", queue_close, METH_O,
      "close($self, grace, /)\n--\n\nTake no more jobs. The workers have `grace` seconds to end what they have begun."},
     {"grace", queue_grace, METH_NOARGS, "grace($self, /)\n--\n\nWhat close() was given."},

@@ -133,6 +133,8 @@ static PyMethodDef functions[] = {
      "isolated_pipe(capacity, /)\n--\n\nA (sender, receiver) pair of PipeEnds."},
     {"drain_lent", fr_isolated_drain, METH_NOARGS,
      "drain_lent()\n--\n\nRelease the buffers that other interpreters are done with."},
+    {"forget_interpreters", fr_isolated_forget, METH_NOARGS,
+     "forget_interpreters()\n--\n\nAt exit only: CPython shall not take down the others, in which threads are stuck."},
     {"io_uring_errno", fr_core_io_uring_errno, METH_NOARGS,
      "io_uring_errno()\n--\n\nWhy the system refuses io_uring, as an errno; 0: it does not."},
     {"after_fork_in_child", fr_core_after_fork, METH_NOARGS, "after_fork_in_child()\n--\n\nFor os.register_at_fork()."},

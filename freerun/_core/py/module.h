@@ -173,6 +173,7 @@ PyObject *fr_oneshot_channel(PyObject *module, PyObject *ignored);
 PyObject *fr_mpsc_channel(PyObject *module, PyObject *capacity);
 PyObject *fr_mpsc_unbounded_channel(PyObject *module, PyObject *ignored);
 PyObject *fr_isolated_pipe(PyObject *module, PyObject *capacity);
+PyObject *fr_isolated_forget(PyObject *module, PyObject *ignored);
 PyObject *fr_isolated_drain(PyObject *module, PyObject *ignored);
 void fr_isolated_after_fork(void);
 PyObject *fr_core_current(PyObject *module, PyObject *ignored);
