@@ -16,8 +16,8 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from freerun._arguments import close_unstarted
-from freerun._core._native import Core, JobQueue, JoinHandle, forget_interpreters
-from freerun._errors import JoinError, RecvError, RuntimeShutdown
+from freerun._core._native import Core, JobQueue, JoinHandle, drain_lent, forget_interpreters
+from freerun._errors import RecvError, RuntimeShutdown
 
 if TYPE_CHECKING:
     from logging import Logger
@@ -76,9 +76,9 @@ class Isolated:
         if not self.in_interpreters:
             return core.spawn(_run_here, parcel, name=name)
         queue = self._queue or self._new_queue()
+        if self._started < self._count and queue.outstanding() >= self._started:
+            self._start(queue, 1)  # first, so that those who have something to do leave the job to it
         job = queue.submit(parcel, finish)
-        if self._started < self._count and queue.outstanding() > self._started:
-            self._start(queue)
         return core.spawn(job, name=name)
 
     # ---- workers ----
@@ -93,10 +93,10 @@ class Isolated:
                 sys.modules.setdefault("__mp_main__", sys.modules["__main__"])
             return self._queue
 
-    def _start(self, queue: JobQueue) -> None:
-        """One more worker, if there are more jobs than workers still."""
+    def _start(self, queue: JobQueue, coming: int = 0) -> None:
+        """One more worker, if there are more jobs than workers, with those that are `coming`."""
         with self._lock:
-            if self._closed or self._started >= self._count or queue.outstanding() <= self._started:
+            if self._closed or self._started >= self._count or queue.outstanding() + coming <= self._started:
                 return
             index = self._started
             self._started += 1
@@ -104,9 +104,11 @@ class Isolated:
                 target=self._work, args=(queue, index), name=self._name("isolated", index), daemon=_may_be_daemon()
             )
             self._threads.add(thread)
+        queue.reserve()
         try:
             contextvars.Context().run(thread.start)
         except RuntimeError as error:  # no more threads, or the interpreter is exiting
+            queue.unreserve()
             self._ended(queue, thread, error)
 
     def _work(self, queue: JobQueue, index: int) -> None:
@@ -118,6 +120,7 @@ class Isolated:
             run(_source(queue.id, index))
         except Exception as raised:
             error = raised
+            queue.unreserve()  # it never came
         self._ended(queue, threading.current_thread(), error)
 
     def _ended(self, queue: JobQueue, thread: threading.Thread, error: Exception | None) -> None:
@@ -193,7 +196,7 @@ def _fail(queue: JobQueue, error: Exception | None) -> None:
     from ._parcel import CANCELLED, RAISED, pack_error
 
     with contextlib.suppress(RecvError):
-        while (job := queue.pop()) is not None:
+        while (job := queue.pop(0)) is not None:
             if error is None:
                 job.reply(CANCELLED)
             else:
@@ -210,19 +213,20 @@ def _may_be_daemon() -> bool:
 
 async def _run_here(parcel: Parcel) -> Any:
     """On free-threaded builds: the same by value, on one of the runtime's own workers."""
-    from ._parcel import pack_result, unpack
+    from ._parcel import leaving, pack_result, unpack
 
     fn, args = unpack(parcel)
+    del parcel
     try:
         value = fn(*args)
+        del fn, args
         if hasattr(value, "__await__"):
             value = await value
     except (SystemExit, KeyboardInterrupt) as error:
-        from freerun._core._native import current_task
-
-        what = "called sys.exit()" if isinstance(error, SystemExit) else f"raised {type(error).__name__}"
-        raise JoinError(f"the isolated task {what}: {error!r}", current_task().id, False) from error
-    return unpack(pack_result(value))
+        raise leaving(type(error).__name__, str(error)) from error
+    value = unpack(pack_result(value))
+    drain_lent()
+    return value
 
 
 # ---- the main module ----

@@ -23,7 +23,19 @@ from freerun._errors import Cancelled, JoinError
 from ._remote import RemoteTraceback
 from .channel import Receiver, Sender
 
-__all__ = ["CANCELLED", "LOST", "RAISED", "RETURNED", "finish", "pack", "pack_call", "pack_error", "pack_result", "unpack"]
+__all__ = [
+    "CANCELLED",
+    "LOST",
+    "RAISED",
+    "RETURNED",
+    "finish",
+    "leaving",
+    "pack",
+    "pack_call",
+    "pack_error",
+    "pack_result",
+    "unpack",
+]
 
 RETURNED, RAISED, CANCELLED, LOST = range(4)  # as in py/job.c
 
@@ -106,13 +118,15 @@ def _with_large(value: Any, depth: int = 4) -> Any:
 
 class _Packer(pickle.Pickler):
     def __init__(self, file: io.BytesIO) -> None:
-        super().__init__(file, _PROTOCOL, buffer_callback=self._keep)
-        self.buffers: list[PickleBuffer] = []
-        self.others: list[Any] = []
+        buffers: list[PickleBuffer] = []
 
-    def _keep(self, buffer: PickleBuffer) -> bool:
-        """True: into the pickle. Whose class pickles a buffer of its own expects a copy."""
-        return not any(each is buffer for each in self.buffers)
+        def keep(buffer: PickleBuffer) -> bool:  # no method: the packer shall be in no cycle, since it holds what it packed
+            """True: into the pickle. Whose class pickles a buffer of its own expects a copy."""
+            return not any(each is buffer for each in buffers)
+
+        super().__init__(file, _PROTOCOL, buffer_callback=keep)
+        self.buffers = buffers
+        self.others: list[Any] = []
 
     def _beside(self, value: Any) -> PickleBuffer:
         self.buffers.append(buffer := PickleBuffer(value))
@@ -209,16 +223,16 @@ def pack_error(error: BaseException) -> Parcel:
         text = "".join(traceback.format_exception(error))
     except Exception:  # an exception whose __str__ fails
         text = f"{type(error).__name__}, which cannot be printed\n"
-    leaving = isinstance(error, SystemExit | KeyboardInterrupt)
+    leaves = isinstance(error, SystemExit | KeyboardInterrupt)
     try:
-        pickled = None if leaving else pickle.dumps(error, _PROTOCOL)
+        pickled = None if leaves else pickle.dumps(error, _PROTOCOL)
     except Exception:
         pickled = None
     try:
         words = str(error)
     except Exception:
         words = ""
-    return Parcel(pickle.dumps((pickled, leaving, type(error).__qualname__, words, text), _PROTOCOL))
+    return Parcel(pickle.dumps((pickled, leaves, type(error).__qualname__, words, text), _PROTOCOL))
 
 
 def finish(kind: int, parcel: Parcel | None) -> Any:
@@ -232,13 +246,14 @@ def finish(kind: int, parcel: Parcel | None) -> Any:
     raise JoinError("the interpreter that ran the isolated task ended before the task did", current_task().id, False)
 
 
-def _rebuilt(pickled: bytes | None, leaving: bool, name: str, words: str, text: str) -> BaseException:
-    error: BaseException
-    if leaving:
-        what = "called sys.exit()" if name == "SystemExit" else f"raised {name}"
-        error = JoinError(f"the isolated task {what}: {name}({words})", current_task().id, False)
-    else:
-        error = _unpickled(pickled) or RuntimeError(f"{name}: {words}")
+def leaving(name: str, words: str) -> JoinError:
+    """What becomes of SystemExit and KeyboardInterrupt, which shall end nothing but the task."""
+    what = "called sys.exit()" if name == "SystemExit" else f"raised {name}"
+    return JoinError(f"the isolated task {what}: {name}({words})", current_task().id, False)
+
+
+def _rebuilt(pickled: bytes | None, leaves: bool, name: str, words: str, text: str) -> BaseException:
+    error: BaseException = leaving(name, words) if leaves else _unpickled(pickled) or RuntimeError(f"{name}: {words}")
     error.__cause__ = RemoteTraceback(text)
     return error
 

@@ -14,6 +14,7 @@ from freerun._core._native import Core, JobQueue, WorkerJob, yield_now
 from freerun._errors import Cancelled, JoinError, RecvError, RuntimeShutdown
 from freerun.runtime.config import Config
 from freerun.runtime.engine import Engine
+from freerun.runtime.log import logger
 
 from ._main_module import MainModule
 from ._parcel import CANCELLED, RAISED, RETURNED, pack_error, pack_result, unpack
@@ -29,12 +30,15 @@ def main(queue_id: int, index: int, main_path: tuple[str | None, str | None]) ->
         return
     engine = Engine(Config(current_thread=True))
     engine.isolated.adopt(queue)
+    worker = _Worker(queue, engine.core, MainModule(*main_path))
     queue.enlist()
     try:
-        worker = _Worker(queue, engine.core, MainModule(*main_path))
         while not worker.serve():
             pass
+    except Exception:  # not up to here: whoever started us takes an error for one that never came
+        logger().exception("an interpreter worker failed; another one takes its place")
     finally:
+        worker.arrive()
         queue.delist()
         engine.shutdown(queue.grace())
         _wait_alone(engine.core)
@@ -46,6 +50,7 @@ class _Worker:
         self._core = core
         self._main_module = main_module
         self._load = 0  # jobs that have begun
+        self._arrived = False
 
     def serve(self) -> bool:
         """True: it is over. False: a task that a job had spawned wanted to exit; nobody else shall suffer from that."""
@@ -59,9 +64,10 @@ class _Worker:
 
     async def _serve(self) -> None:
         queue = self._queue
+        self.arrive()
         while True:
             try:
-                job = queue.pop()
+                job = queue.pop(self._load)
             except RecvError:
                 return
             if job is None:
@@ -70,6 +76,12 @@ class _Worker:
             job.bind(self._core.spawn(self._run, job))
             del job
             await yield_now()
+
+    def arrive(self) -> None:
+        """Once: it was announced by whoever started it, and a job is kept for it."""
+        if not self._arrived:
+            self._arrived = True
+            self._queue.unreserve()
 
     async def _run(self, job: WorkerJob) -> None:
         self._load += 1

@@ -515,12 +515,30 @@ static PyObject *worker_job_object(struct fr_module *mod, struct fr_job *job)
     return (PyObject *)self;
 }
 
-static PyObject *queue_pop(PyObject *op, PyObject *Py_UNUSED(ignored))
+/* False with an exception. */
+static bool parse_load(PyObject *load, uint32_t *number)
+{
+    long value = PyLong_AsLong(load);
+    if (value < 0 || value > INT32_MAX) {
+        if (!PyErr_Occurred()) {
+            PyErr_Format(PyExc_ValueError, "argument 'load' must be 0 to 2**31 - 1: %ld", value);
+        }
+        return false;
+    }
+    *number = (uint32_t)value;
+    return true;
+}
+
+static PyObject *queue_pop(PyObject *op, PyObject *load)
 {
     struct fr_module *mod = fr_module_of_type(Py_TYPE(op));
     int err;
+    uint32_t number;
     struct fr_mail *mail;
-    while ((mail = fr_mailbox_pop(&((JobQueueObject *)op)->queue->box, &err))) {
+    if (!parse_load(load, &number)) {
+        return NULL;
+    }
+    while ((mail = fr_mailbox_pop(&((JobQueueObject *)op)->queue->box, number, &err))) {
         struct fr_job *job = FR_CONTAINER_OF(mail, struct fr_job, mail);
         if (job_begin(job)) {
             return worker_job_object(mod, job);
@@ -534,13 +552,22 @@ static PyObject *queue_pop(PyObject *op, PyObject *Py_UNUSED(ignored))
     return NULL;
 }
 
+static PyObject *queue_reserve(PyObject *op, PyObject *Py_UNUSED(ignored))
+{
+    fr_mailbox_reserve(&((JobQueueObject *)op)->queue->box);
+    Py_RETURN_NONE;
+}
+
+static PyObject *queue_unreserve(PyObject *op, PyObject *Py_UNUSED(ignored))
+{
+    fr_mailbox_unreserve(&((JobQueueObject *)op)->queue->box);
+    Py_RETURN_NONE;
+}
+
 static PyObject *queue_wait(PyObject *op, PyObject *load)
 {
-    long number = PyLong_AsLong(load);
-    if (number < 0) {
-        if (!PyErr_Occurred()) {
-            PyErr_Format(PyExc_ValueError, "argument 'load' must not be negative: %ld", number);
-        }
+    uint32_t number;
+    if (!parse_load(load, &number)) {
         return NULL;
     }
     return fr_box_wait_new(fr_module_of_type(Py_TYPE(op)), op, &((JobQueueObject *)op)->queue->box, FR_MAILBOX_TAKERS,
@@ -678,8 +705,11 @@ static PyMethodDef queue_methods[] = {
     {"attach", queue_attach, METH_O | METH_CLASS, "attach(id, /)\n--\n\nThe queue of another interpreter; LookupError."},
     {"submit", queue_submit, METH_VARARGS,
      "submit($self, parcel, finish, /)\n--\n\nA new Job, queued. `finish(kind, parcel or None)` makes its result."},
-    {"pop", queue_pop, METH_NOARGS,
-     "pop($self, /)\n--\n\nThe oldest WorkerJob, None if there is none now, RecvError once there will be none."},
+    {"pop", queue_pop, METH_O,
+     "pop($self, load, /)\n--\n\nThe oldest WorkerJob, None if there is none now, RecvError once there will be none.\n\n"
+     "One with a load leaves what reserve() keeps for others."},
+    {"reserve", queue_reserve, METH_NOARGS, "reserve($self, /)\n--\n\nA worker is on its way: keep a job for it."},
+    {"unreserve", queue_unreserve, METH_NOARGS, "unreserve($self, /)\n--\n\nIt has come, or will not come."},
     {"wait", queue_wait, METH_O,
      "wait($self, load, /)\n--\n\nAwait it until there may be a job. Of several that wait, the one with the least `load` is "
      "woken."},

@@ -145,7 +145,7 @@ static void pipe_empty(struct fr_pipe *pipe)
 {
     int err;
     struct fr_mail *mail;
-    while ((mail = fr_mailbox_pop(&pipe->box, &err))) {
+    while ((mail = fr_mailbox_pop(&pipe->box, 0, &err))) {
         fr_parcel_free(FR_CONTAINER_OF(mail, struct fr_parcel, mail));
     }
 }
@@ -264,7 +264,7 @@ static PyObject *end_pop(PyObject *op, PyObject *Py_UNUSED(ignored))
     PipeEndObject *self = (PipeEndObject *)op;
     struct fr_module *mod = fr_module_of_type(Py_TYPE(op));
     int err;
-    struct fr_mail *mail = fr_mailbox_pop(&self->pipe->box, &err);
+    struct fr_mail *mail = fr_mailbox_pop(&self->pipe->box, 0, &err);
     if (mail) {
         return fr_parcel_object(mod, FR_CONTAINER_OF(mail, struct fr_parcel, mail));
     }

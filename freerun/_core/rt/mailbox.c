@@ -8,6 +8,7 @@ void fr_mailbox_init(struct fr_mailbox *box, uint64_t capacity, fr_wake wake)
     fr_mutex_init(&box->lock);
     box->closed = false;
     box->capacity = capacity;
+    box->reserved = 0;
     atomic_init(&box->length, 0);
     box->head = box->tail = NULL;
     fr_list_init(&box->line[FR_MAILBOX_TAKERS]);
@@ -71,12 +72,18 @@ int fr_mailbox_push(struct fr_mailbox *box, struct fr_mail *mail)
     return err;
 }
 
-struct fr_mail *fr_mailbox_pop(struct fr_mailbox *box, int *err)
+/* Whether there is mail for a taker with this load [MB3]. */
+static bool mail_locked(const struct fr_mailbox *box, uint32_t load)
+{
+    return box->head && (load == 0 || box->closed || length_locked(box) > box->reserved);
+}
+
+struct fr_mail *fr_mailbox_pop(struct fr_mailbox *box, uint32_t load, int *err)
 {
     struct fr_wakes wakes;
     fr_wakes_init(&wakes);
     fr_mutex_lock(&box->lock);
-    struct fr_mail *mail = box->head;
+    struct fr_mail *mail = mail_locked(box, load) ? box->head : NULL;
     *err = mail ? 0 : box->closed ? -ESHUTDOWN : -EAGAIN;
     if (mail) {
         box->head = mail->next;
@@ -85,22 +92,45 @@ struct fr_mail *fr_mailbox_pop(struct fr_mailbox *box, int *err)
         }
         atomic_store_explicit(&box->length, length_locked(box) - 1, memory_order_relaxed); /* under `lock` */
         take_least_locked(box, FR_MAILBOX_GIVERS, &wakes);
+        if (mail_locked(box, 1)) {
+            take_least_locked(box, FR_MAILBOX_TAKERS, &wakes);
+        }
     }
     fr_mutex_unlock(&box->lock);
     fr_wakes_fire(&wakes, box->wake);
     return mail;
 }
 
-/* Whether who waits on this side has something to look at. */
-static bool ready_locked(const struct fr_mailbox *box, enum fr_mailbox_side side)
+void fr_mailbox_reserve(struct fr_mailbox *box)
 {
-    return box->closed || (side == FR_MAILBOX_TAKERS ? box->head != NULL : length_locked(box) < box->capacity);
+    fr_mutex_lock(&box->lock);
+    box->reserved++;
+    fr_mutex_unlock(&box->lock);
+}
+
+void fr_mailbox_unreserve(struct fr_mailbox *box)
+{
+    struct fr_wakes wakes;
+    fr_wakes_init(&wakes);
+    fr_mutex_lock(&box->lock);
+    box->reserved--;
+    if (mail_locked(box, 1)) {
+        take_least_locked(box, FR_MAILBOX_TAKERS, &wakes);
+    }
+    fr_mutex_unlock(&box->lock);
+    fr_wakes_fire(&wakes, box->wake);
+}
+
+/* Whether who waits on this side has something to look at. */
+static bool ready_locked(const struct fr_mailbox *box, enum fr_mailbox_side side, uint32_t load)
+{
+    return box->closed || (side == FR_MAILBOX_TAKERS ? mail_locked(box, load) : length_locked(box) < box->capacity);
 }
 
 int fr_mailbox_wait(struct fr_mailbox *box, enum fr_mailbox_side side, struct fr_mailbox_waiter *waiter)
 {
     fr_mutex_lock(&box->lock);
-    bool ready = ready_locked(box, side);
+    bool ready = ready_locked(box, side, waiter->load);
     if (!ready) {
         fr_waiter_link_locked(&box->line[side], &waiter->waiter);
     }
@@ -114,7 +144,7 @@ bool fr_mailbox_unwait(struct fr_mailbox *box, enum fr_mailbox_side side, struct
     fr_wakes_init(&wakes);
     fr_mutex_lock(&box->lock);
     bool linked = fr_waiter_unlink_locked(&waiter->waiter);
-    if (!linked && ready_locked(box, side)) { /* [MB2] */
+    if (!linked && ready_locked(box, side, waiter->load)) { /* [MB2] */
         take_least_locked(box, side, &wakes);
     }
     fr_mutex_unlock(&box->lock);
