@@ -18,7 +18,7 @@ Example::
 
 from __future__ import annotations
 
-from . import fs, io, lowlevel, net, process, runtime, signal, stream, sync, task, testing, time
+from . import fs, interp, io, lowlevel, net, process, runtime, signal, stream, sync, task, testing, time
 from ._errors import (
     AcquireError,
     Cancelled,
@@ -31,6 +31,7 @@ from ._errors import (
     WouldBlock,
 )
 from ._version import __version__
+from .interp import spawn_isolated
 from .runtime import Builder, Handle, Runtime, build_info, main, run
 from .task import AbortHandle, JoinHandle, block_in_place, join, select, spawn, spawn_blocking, try_join, yield_now
 from .testing import test
@@ -54,6 +55,7 @@ __all__ = [
     "block_in_place",
     "build_info",
     "fs",
+    "interp",
     "io",
     "join",
     "lowlevel",
@@ -66,6 +68,7 @@ __all__ = [
     "signal",
     "spawn",
     "spawn_blocking",
+    "spawn_isolated",
     "stream",
     "sync",
     "task",

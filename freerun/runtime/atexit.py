@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 
 from freerun._core._native import after_fork_in_child, signals_restore
 from freerun._errors import RuntimeShutdown
+from freerun.interp._isolated import before_exit
 
 if TYPE_CHECKING:
     from .engine import Engine
@@ -76,6 +77,7 @@ def _at_exit() -> None:
             with contextlib.suppress(Exception):
                 engine.shutdown(max(0.0, deadline - time.monotonic()))
     finally:
+        before_exit()
         for call in _last:
             call()
 

@@ -10,6 +10,7 @@ import time
 from typing import Any
 
 from freerun._core._native import Core
+from freerun.interp._isolated import Isolated
 
 from . import atexit, companions, drivers, signals, slow_poll
 from .asyncgens import AsyncGenerators
@@ -28,7 +29,7 @@ DEFAULT_GRACE = 10.0
 class Engine:
     """Thread safety: every method may be called from any thread."""
 
-    __slots__ = ("_asyncgens", "_finisher", "_pid", "core", "unhandled")
+    __slots__ = ("_asyncgens", "_finisher", "_pid", "core", "isolated", "unhandled")
 
     def __init__(self, config: Config) -> None:
         atexit.check_running()
@@ -36,13 +37,15 @@ class Engine:
         self._finisher: threading.Thread | None = None  # of shutdown_background()
         self._asyncgens = AsyncGenerators()
         self.unhandled = Unhandled(config.unhandled)
-        self.core = self._start(config)
+        threads = 1 if config.current_thread else config.worker_threads or default_worker_threads()[0]
+        self.isolated = Isolated(config.workers, config.worker_threads or threads, config.thread_name)
+        self.core = self._start(config, threads)
+        self.isolated.open(self.core)
         self._asyncgens.core = self.core
         self.unhandled.stop = self.shutdown_background
         atexit.add(self)
 
-    def _start(self, config: Config) -> Core:
-        threads = 1 if config.current_thread else config.worker_threads or default_worker_threads()[0]
+    def _start(self, config: Config, threads: int) -> Core:
         return Core(
             current_thread=config.current_thread,
             pinned=config.pinned,
@@ -91,6 +94,7 @@ class Engine:
             companions.cancel(self.core, timeout)
             leftovers = self.core.shutdown(timeout)
             companions.shutdown(self.core, max(0.0, deadline - time.monotonic()))
+            self.isolated.close(max(0.0, deadline - time.monotonic()))
             self._finish()
             if leftovers:
                 _report(leftovers, timeout)

@@ -980,6 +980,12 @@ static PyObject *core_is_shut_down(PyObject *self, PyObject *Py_UNUSED(ignored))
     return PyBool_FromLong(!rt || atomic_load(&rt->phase) != FR_PHASE_RUNNING);
 }
 
+static PyObject *core_threads_left(PyObject *self, PyObject *Py_UNUSED(ignored))
+{
+    struct fr_runtime *rt = atomic_load(&((CoreObject *)self)->rt); /* NULL: torn down, which takes that none is left */
+    return PyLong_FromUnsignedLong(rt ? atomic_load(&rt->threads) : 0);
+}
+
 static PyObject *worker_metrics(struct fr_worker *w)
 {
     /* relaxed, all: monotonic counters for people */
@@ -1259,6 +1265,7 @@ static PyMethodDef core_methods[] = {
     {"shutdown", core_shutdown, METH_O, "shutdown($self, timeout, /)\n--\n\n"},
     {"shutdown_background", core_shutdown_background, METH_NOARGS, "shutdown_background($self)\n--\n\n"},
     {"is_shut_down", core_is_shut_down, METH_NOARGS, "is_shut_down($self)\n--\n\n"},
+    {"threads_left", core_threads_left, METH_NOARGS, "threads_left($self)\n--\n\n"},
     {"metrics", core_metrics, METH_NOARGS, "metrics($self)\n--\n\n"},
     {"dump", core_dump, METH_O, "dump($self, visit, /)\n--\n\n"},
     {"signal_fd", core_signal_fd, METH_NOARGS, "signal_fd($self)\n--\n\n"},
@@ -1328,6 +1335,7 @@ PyObject *fr_core_after_fork(PyObject *module, PyObject *Py_UNUSED(ignored))
     free_runtimes = NULL;
     fr_claims_after_fork();
     fr_signals_after_fork();
+    fr_isolated_after_fork();
     fr_sites_after_fork(PyModule_GetState(module));
     if (fr_thread.worker && !fr_thread.task) { /* a fork inside a task lets that task go on to its end */
         fr_thread.worker = NULL;

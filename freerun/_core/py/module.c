@@ -3,6 +3,7 @@
 
 #include <string.h>
 
+#include "isolated.h"
 #include "runtime.h"
 
 #ifndef FREERUN_VERSION
@@ -272,6 +273,12 @@ static PyMethodDef functions[] = {
     {"refuse_on_worker", fr_leaf_refuse_on_worker, METH_VARARGS,
      "refuse_on_worker(function, instead, /)\n--\n\nRuntimeError if this thread polls tasks: `function` would block "
      "it; await `instead`."},
+    {"isolated_pipe", fr_isolated_pipe, METH_O,
+     "isolated_pipe(capacity, /)\n--\n\nA (sender, receiver) pair of PipeEnds."},
+    {"drain_lent", fr_isolated_drain, METH_NOARGS,
+     "drain_lent()\n--\n\nRelease the buffers that other interpreters are done with."},
+    {"forget_interpreters", fr_isolated_forget, METH_NOARGS,
+     "forget_interpreters()\n--\n\nAt exit only: CPython shall not take down the others, in which threads are stuck."},
     {"io_uring_errno", fr_core_io_uring_errno, METH_NOARGS,
      "io_uring_errno()\n--\n\nWhy the system refuses io_uring, as an errno; 0: it does not."},
     {"signal_notify", fr_signals_notify_py, METH_O,
@@ -335,7 +342,8 @@ static int module_exec(PyObject *module)
         fr_scope_add_types(mod) || fr_io_add_types(mod) || fr_oneshot_add_types(mod) || fr_semaphore_add_types(mod) ||
         fr_mutex_add_types(mod) || fr_mpsc_add_types(mod) || fr_notify_add_types(mod) || fr_listeners_add_types(mod) ||
         fr_rwlock_add_types(mod) || fr_countdown_add_types(mod) || fr_group_add_types(mod) ||
-        fr_unconstrained_add_types(mod) || fr_signal_add_types(mod) || fr_core_add_types(mod) ||
+        fr_unconstrained_add_types(mod) || fr_signal_add_types(mod) || fr_parcel_add_types(mod) ||
+        fr_pipe_add_types(mod) || fr_job_add_types(mod) || fr_core_add_types(mod) ||
         PyModule_AddStringConstant(module, "__version__", FREERUN_VERSION)) {
         return -1;
     }
@@ -373,6 +381,13 @@ static int module_traverse(PyObject *module, visitproc visit, void *arg)
                        (PyObject *)mod->rwlock_type,
                        (PyObject *)mod->read_guard_type,
                        (PyObject *)mod->write_guard_type,
+                       (PyObject *)mod->block_type,
+                       (PyObject *)mod->parcel_type,
+                       (PyObject *)mod->box_wait_type,
+                       (PyObject *)mod->pipe_end_type,
+                       (PyObject *)mod->job_queue_type,
+                       (PyObject *)mod->job_type,
+                       (PyObject *)mod->worker_job_type,
                        (PyObject *)mod->notify_type,
                        (PyObject *)mod->notified_type,
                        (PyObject *)mod->group_type,
@@ -432,6 +447,13 @@ static int module_clear(PyObject *module)
     Py_CLEAR(mod->rwlock_type);
     Py_CLEAR(mod->read_guard_type);
     Py_CLEAR(mod->write_guard_type);
+    Py_CLEAR(mod->block_type);
+    Py_CLEAR(mod->parcel_type);
+    Py_CLEAR(mod->box_wait_type);
+    Py_CLEAR(mod->pipe_end_type);
+    Py_CLEAR(mod->job_queue_type);
+    Py_CLEAR(mod->job_type);
+    Py_CLEAR(mod->worker_job_type);
     Py_CLEAR(mod->notify_type);
     Py_CLEAR(mod->notified_type);
     Py_CLEAR(mod->group_type);
@@ -453,6 +475,8 @@ static int module_clear(PyObject *module)
     Py_CLEAR(mod->str_throw);
     Py_CLEAR(mod->str_close);
     fr_sites_free(mod);
+    fr_lender_end(mod->lender);
+    mod->lender = NULL;
     return 0;
 }
 

@@ -56,6 +56,7 @@ enum fr_mpsc_type {
 };
 
 struct fr_site;
+struct fr_lender;
 
 /* Where spawn() was called: interned, never freed before the module, so that a task holds a plain pointer. */
 struct fr_site_table {
@@ -100,6 +101,13 @@ struct fr_module {
     PyTypeObject *write_guard_type;
     PyTypeObject *group_type;
     PyTypeObject *unconstrained_type;
+    PyTypeObject *block_type;
+    PyTypeObject *parcel_type;
+    PyTypeObject *box_wait_type;
+    PyTypeObject *pipe_end_type;
+    PyTypeObject *job_queue_type;
+    PyTypeObject *job_type;
+    PyTypeObject *worker_job_type;
     PyObject *yield_now;      /* the singleton; immortal on free-threaded builds */
     PyObject *consume_budget; /* the same */
     PyObject *ready;          /* the same */
@@ -118,6 +126,7 @@ struct fr_module {
     PyObject *str_throw;
     PyObject *str_close;
     struct fr_site_table sites;
+    struct fr_lender *lender; /* isolated.h */
 };
 
 extern struct PyModuleDef fr_module_def;
@@ -150,6 +159,9 @@ int fr_signal_add_types(struct fr_module *mod);
 int fr_notify_add_types(struct fr_module *mod);
 int fr_group_add_types(struct fr_module *mod);
 int fr_unconstrained_add_types(struct fr_module *mod);
+int fr_parcel_add_types(struct fr_module *mod);
+int fr_pipe_add_types(struct fr_module *mod);
+int fr_job_add_types(struct fr_module *mod);
 
 /* Module functions, each in the file of its subject. */
 PyObject *fr_leaf_yield_now(PyObject *module, PyObject *ignored);
@@ -174,6 +186,10 @@ PyObject *fr_unconstrained(PyObject *module, PyObject *const *args, Py_ssize_t n
 PyObject *fr_oneshot_channel(PyObject *module, PyObject *ignored);
 PyObject *fr_mpsc_channel(PyObject *module, PyObject *capacity);
 PyObject *fr_mpsc_unbounded_channel(PyObject *module, PyObject *ignored);
+PyObject *fr_isolated_pipe(PyObject *module, PyObject *capacity);
+PyObject *fr_isolated_forget(PyObject *module, PyObject *ignored);
+PyObject *fr_isolated_drain(PyObject *module, PyObject *ignored);
+void fr_isolated_after_fork(void);
 PyObject *fr_core_current(PyObject *module, PyObject *ignored);
 PyObject *fr_core_try_current(PyObject *module, PyObject *ignored);
 PyObject *fr_core_io_uring_errno(PyObject *module, PyObject *ignored);
