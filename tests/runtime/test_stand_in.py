@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 from engine_support import build, drive_until_parked, occupy_all, threads_named, unique_name, wait_gone
-from support import MULTI, PATIENCE, STRICT, Flavor, only, wait_until
+from support import PATIENCE, STOOD_IN_FOR, STRICT, Flavor, only, wait_until
 
 import freerun
 from freerun.sync import oneshot
@@ -24,7 +24,7 @@ async def tick(ticks: list[int]) -> None:
         ticks.append(i)
 
 
-@only(*MULTI)
+@only(*STOOD_IN_FOR)
 def test_timers_go_on(rt: freerun.Runtime, flavor: Flavor) -> None:
     ticks: list[int] = []
     handle = rt.spawn(tick, ticks)
@@ -36,7 +36,7 @@ def test_timers_go_on(rt: freerun.Runtime, flavor: Flavor) -> None:
     release()
 
 
-@only(*MULTI)
+@only(*STOOD_IN_FOR)
 def test_connections_are_accepted_and_served(rt: freerun.Runtime, flavor: Flavor) -> None:
     async def serve(listener: freerun.net.TcpListener) -> None:
         async for stream, _ in listener:
@@ -65,7 +65,7 @@ def test_connections_are_accepted_and_served(rt: freerun.Runtime, flavor: Flavor
     listener.close()
 
 
-@only(*MULTI)
+@only(*STOOD_IN_FOR)
 def test_what_was_queued_behind_the_call_is_run(rt: freerun.Runtime, flavor: Flavor) -> None:
     """Tasks in the slot and in the ring of a worker that does not come back for them."""
     done = threading.Event()
@@ -96,7 +96,7 @@ def test_what_was_queued_behind_the_call_is_run(rt: freerun.Runtime, flavor: Fla
     assert sorted(ran) == list(range(MANY))
 
 
-@only(*MULTI)
+@only(*STOOD_IN_FOR)
 def test_nothing_is_left_behind_when_the_workers_come_back(rt: freerun.Runtime, flavor: Flavor) -> None:
     """It is in the middle of its queue, and in a poll that does not end, when a worker is free again."""
     first, stuck = threading.Event(), threading.Event()
@@ -120,7 +120,7 @@ def test_nothing_is_left_behind_when_the_workers_come_back(rt: freerun.Runtime, 
     sticking.blocking_result(PATIENCE)
 
 
-@only(*MULTI)
+@only(*STOOD_IN_FOR)
 def test_a_task_that_it_woke_is_not_stranded_with_it(rt: freerun.Runtime, flavor: Flavor) -> None:
     """The woken one is in the stand-in's slot, the waker blocks, and a worker is free: it takes the task."""
     release = occupy_all(rt, flavor)
@@ -146,7 +146,7 @@ def test_a_task_that_it_woke_is_not_stranded_with_it(rt: freerun.Runtime, flavor
     assert handle.blocking_result(PATIENCE)
 
 
-@only(*MULTI)
+@only(*STOOD_IN_FOR)
 def test_a_task_there_is_in_the_runtime_like_any_other(rt: freerun.Runtime, flavor: Flavor) -> None:
     release = occupy_all(rt, flavor)
     collected = []
@@ -174,7 +174,7 @@ def test_a_task_there_is_in_the_runtime_like_any_other(rt: freerun.Runtime, flav
     wait_until(lambda: collected == ["closed"])
 
 
-@only(*MULTI)
+@only(*STOOD_IN_FOR)
 def test_block_in_place_gives_the_core_to_another_thread(rt: freerun.Runtime, flavor: Flavor) -> None:
     """Again and again: one blocks in place, the next one is polled meanwhile."""
     release = occupy_all(rt, flavor)
@@ -198,7 +198,7 @@ def test_block_in_place_gives_the_core_to_another_thread(rt: freerun.Runtime, fl
     release()
 
 
-@only(*MULTI)
+@only(*STOOD_IN_FOR)
 def test_its_thread_ends_when_it_is_not_called(flavor: Flavor) -> None:
     prefix = unique_name()
     with build(flavor, prefix) as rt:
@@ -211,7 +211,7 @@ def test_its_thread_ends_when_it_is_not_called(flavor: Flavor) -> None:
     wait_gone(prefix)
 
 
-@only(*MULTI)
+@only(*STOOD_IN_FOR)
 def test_shutdown_while_it_runs(flavor: Flavor) -> None:
     """Every worker is stuck for the whole of the shutdown's grace: cleanup runs all the same."""
     prefix = unique_name()
@@ -247,7 +247,7 @@ def test_it_can_be_turned_off(rt: freerun.Runtime, flavor: Flavor, reports: Any)
     assert rt.metrics().stand_in_polls == 0
 
 
-@only(*MULTI)
+@only(*STOOD_IN_FOR)
 def test_it_is_reported_as_slow_when_it_is_stuck_itself(flavor: Flavor, reports: Any) -> None:
     free, inside = threading.Event(), threading.Event()
 
@@ -264,7 +264,7 @@ def test_it_is_reported_as_slow_when_it_is_stuck_itself(flavor: Flavor, reports:
         release()
 
 
-@only(*MULTI)
+@only(*STOOD_IN_FOR)
 def test_hooks_are_called(flavor: Flavor) -> None:
     lock = threading.Lock()
     threads: list[int] = []
@@ -284,7 +284,7 @@ async def _ident() -> int:
     return threading.get_ident()
 
 
-@only(*MULTI)
+@only(*STOOD_IN_FOR)
 def test_fork_in_it(flavor: Flavor) -> None:
     """The child may call os._exit(); there is no runtime in it."""
 

@@ -8,7 +8,7 @@ from collections import Counter
 from random import Random
 
 import pytest
-from support import MULTI, PATIENCE, in_threads, only, seeded, stress_seconds
+from support import STOOD_IN_FOR, PATIENCE, in_threads, only, seeded, stress_seconds
 
 import freerun
 from freerun.sync import mpsc
@@ -16,7 +16,7 @@ from freerun.sync import mpsc
 pytestmark = pytest.mark.stress
 
 
-@only(*MULTI)
+@only(*STOOD_IN_FOR)
 def test_stuck_workers_storm(rt: freerun.Runtime) -> None:
     """Every task runs once, every message arrives in its sender's order, whoever polls and whoever is stuck."""
     random = seeded()
