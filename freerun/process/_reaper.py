@@ -78,7 +78,8 @@ class _Reaper:
                     os.eventfd_read(wake_fd)
                 elif watched[fd].has_ended():
                     del watched[fd]
-                    os.close(fd)  # which takes it out of the epoll instance
+                    epoll.unregister(fd)  # closing would not do: a process that is just being started has it, too
+                    os.close(fd)
             polled = [each for each in polled if not each.has_ended()]
             if not ready and not polled and not watched and self._end(wake_fd):
                 epoll.close()

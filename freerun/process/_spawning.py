@@ -14,6 +14,7 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from freerun._core._native import IoSource
@@ -122,9 +123,11 @@ def _start(plan: Plan) -> Spawned:
     from subprocess import Popen  # when it is needed: not every program starts others
 
     reaper.sweep()
-    ours, theirs = [-1, -1, -1], []
+    ours: list[int] = [-1, -1, -1]
+    theirs: list[int] = []
     try:
-        streams = [_connect(each, i, ours, theirs) for i, each in enumerate(plan.stdio)]
+        given = [_given(each, theirs) for each in plan.stdio]  # first: a pipe may get the number of one that is closed
+        streams = [_connect(each, i, ours, theirs) for i, each in enumerate(given)]
         with _no_signal_blocked():
             popen = Popen(
                 plan.args,
@@ -154,8 +157,22 @@ def _start(plan: Plan) -> Spawned:
     return Spawned(process, ours, plan.kill_on_drop)
 
 
-def _connect(stdio: Stdio, i: int, ours: list[int], theirs: list[int]) -> Any:
+def _given(stdio: Stdio, theirs: list[int]) -> Stdio | int:
+    """A descriptor of ours for what somebody has given, so that it stays open; the rest as it is."""
+    if stdio.kind != Stdio.FD:
+        return stdio
+    if isinstance(stdio.value, IoSource):
+        theirs.append(fd := stdio.value.detach())
+        os.set_blocking(fd, True)
+    else:
+        theirs.append(fd := os.dup(stdio.value if isinstance(stdio.value, int) else stdio.value.fileno()))
+    return fd
+
+
+def _connect(stdio: Stdio | int, i: int, ours: list[int], theirs: list[int]) -> Any:
     """What `Popen` takes for it. Our end is non-blocking, theirs is not: they are two open files."""
+    if isinstance(stdio, int):
+        return stdio
     match stdio.kind:
         case Stdio.INHERIT:
             return None
@@ -163,18 +180,11 @@ def _connect(stdio: Stdio, i: int, ours: list[int], theirs: list[int]) -> Any:
             return -3
         case Stdio.STDOUT:
             return -2
-        case Stdio.PIPED:
-            reading, writing = os.pipe2(os.O_CLOEXEC)
-            ours[i], their = (writing, reading) if i == 0 else (reading, writing)
-            theirs.append(their)
-            os.set_blocking(ours[i], False)
-            return their
-    if isinstance(stdio.value, IoSource):
-        fd = stdio.value.detach()
-        theirs.append(fd)
-        os.set_blocking(fd, True)
-        return fd
-    return stdio.value
+    reading, writing = os.pipe2(os.O_CLOEXEC)
+    ours[i], their = (writing, reading) if i == 0 else (reading, writing)
+    theirs.append(their)
+    os.set_blocking(ours[i], False)
+    return their
 
 
 @contextmanager
@@ -222,15 +232,13 @@ def _explained(error: OSError, plan: Plan) -> OSError:
 
 
 def _may_enter(directory: Any) -> bool:
-    return os.path.isdir(directory) and os.access(directory, os.X_OK)
+    return Path(os.fsdecode(directory)).is_dir() and os.access(directory, os.X_OK)
 
 
 def _not_found(plan: Plan) -> str:
-    program = os.fspath(plan.executable if plan.executable is not None else plan.args[0])
-    if not os.path.dirname(program):
+    if "/" not in plan.program:
         return "no such program in PATH"
-    where = os.path.join(os.fsencode(plan.cwd or b""), os.fsencode(program))
-    if os.path.exists(where):
+    if Path(os.fsdecode(plan.cwd or ""), plan.program).exists():
         return "it is there, but not what it needs to run: the interpreter in its first line (#!), or the loader"
     return "no such file"
 

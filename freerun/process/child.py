@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import signal as system
+import sys
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Self
 
 from freerun._core._native import Core, IoSource, consume_budget, current_core
@@ -68,8 +70,6 @@ class Child:
         "_stdout",
         "_waiting",
     )
-
-    _drop_process = staticmethod(_killer.drop)
 
     def __init__(self, spawned: Spawned) -> None:
         self._process: Process = spawned.process
@@ -159,14 +159,17 @@ class Child:
         return status
 
     def _watched(self) -> IoSource | None:
-        """Its pidfd in the driver of this runtime; `None` where the system gives none, or it ended just now."""
+        """Its pidfd in the driver of this runtime; `None` if there is none to be had, or it ended just now."""
         core = current_core()
         if self._source is None or self._core is not core:
             self._unwatch()
             fd = self._process.open_pidfd()
             if fd is None:
                 return None
-            self._source = own(_as_pidfd, fd)
+            try:
+                self._source = own(_as_pidfd, fd)
+            except (OSError, RuntimeError):  # the driver has no room, or the runtime no I/O
+                return None
             self._core = core
         return self._source
 
@@ -251,12 +254,13 @@ class Child:
         for pipe in (self._stdin, self._stdout, self._stderr):
             if pipe is not None:
                 pipe.close()
-        self._drop_process(self._process, self._kill_on_drop)
+        _killer.drop(self._process, self._kill_on_drop)
 
-    def __del__(self) -> None:
-        # The pipes may be somebody else's by now. Those that are not close themselves.
-        if hasattr(self, "_kill_on_drop"):
-            self._drop_process(self._process, self._kill_on_drop)
+    def __del__(self, _is_finalizing: Callable[[], bool] = sys.is_finalizing) -> None:
+        # The pipes may be somebody else's by now. Those that are not close themselves. A default argument: while the
+        # interpreter ends, the names of this module may be gone already; what was to be killed has been.
+        if not _is_finalizing() and hasattr(self, "_kill_on_drop"):
+            _killer.drop(self._process, self._kill_on_drop)
 
     async def __aenter__(self) -> Self:
         return self
@@ -289,7 +293,7 @@ def _as_pidfd(fd: int) -> IoSource:
 
 
 async def _both(stdout: Any, stderr: Any) -> tuple[bytes, bytes]:
-    """Read both to their end, at the same time: a child that fills one must not wait for us to be done with the other."""
+    """Read both to their end at the same time: a child that has filled one waits until somebody reads it."""
     if stdout is None or stderr is None:
         return await _all(stdout), await _all(stderr)
     errors = spawn(_all, stderr)

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Buffer
 from typing import TYPE_CHECKING, Any, Self
 
 from freerun._core._native import IoStream
-from freerun.io import AsyncReadExt, AsyncWriteExt
+from freerun.io import AsyncReadExt
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable
     from types import TracebackType
 
 __all__ = ["ChildStderr", "ChildStdin", "ChildStdout"]
@@ -30,7 +28,7 @@ class _Pipe(IoStream):
         return f"<{type(self).__name__}{' closed' if self.closed else ''}>"
 
 
-class ChildStdin(_Pipe, AsyncWriteExt):
+class ChildStdin(_Pipe):
     """The pipe to a child's standard input: `write`, `write_all`, `write_vectored`, `try_write`, `writable`.
 
     `shutdown()`, `close()` and leaving `async with` close it: the child reads an end. It fills up when the child does
@@ -43,9 +41,8 @@ class ChildStdin(_Pipe, AsyncWriteExt):
 
     __slots__ = ()
 
-    def write_all(self, data: Buffer, /) -> Awaitable[None]:
-        """Write all of `data`. Not cancel safe: some of it may have been written. Tokio: `write_all`."""
-        return IoStream.write_all(self, data)
+    async def flush(self) -> None:
+        """Nothing is held back here. Tokio: `AsyncWriteExt::flush`."""
 
     async def shutdown(self) -> None:
         """Close it: the child reads an end. Does not wait. Tokio: `AsyncWriteExt::shutdown`."""
@@ -55,13 +52,13 @@ class ChildStdin(_Pipe, AsyncWriteExt):
 class _Source(_Pipe, AsyncReadExt):
     __slots__ = ()
 
-    def peek(self, n: int = 65536, /) -> Any:
+    def peek(self, _n: int = 65536, /) -> Any:
         """Pipes cannot do that: use `freerun.io.BufReader`, and its `fill_buf()`."""
         raise OSError(f"{type(self).__name__} is a pipe, which one cannot look into: use BufReader and fill_buf()")
 
 
 class ChildStdout(_Source):
-    """The pipe from a child's standard output: `read`, `read_into`, `read_exact`, `read_to_end`, `try_read`, `readable`.
+    """The pipe from a child's standard output: `read`, `read_into`, `read_exact`, `read_to_end`, and so on.
 
     For lines: `BufReader(child.stdout).lines()`. The end comes when every process that has the other end has closed it:
     the child's own children may have it, too.

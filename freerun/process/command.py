@@ -105,19 +105,26 @@ class Command:
         return self
 
     def stdin(self, stdio: Any, /) -> Self:
-        """Its standard input: see `Stdio`. Default: this program's; for `output()` `/dev/null`. Tokio:
-        `Command::stdin`.
+        """Its standard input: see `Stdio`. Default: this program's; for `output()` `/dev/null`.
+
+        Tokio: `Command::stdin`.
         """
         self._stdio["stdin"] = as_stdio(stdio, "stdin")
         return self
 
     def stdout(self, stdio: Any, /) -> Self:
-        """Its standard output: see `Stdio`. Default: this program's; for `output()` a pipe. Tokio: `Command::stdout`."""
+        """Its standard output: see `Stdio`. Default: this program's; for `output()` a pipe.
+
+        Tokio: `Command::stdout`.
+        """
         self._stdio["stdout"] = as_stdio(stdio, "stdout")
         return self
 
     def stderr(self, stdio: Any, /) -> Self:
-        """Its error stream: see `Stdio`. Default: this program's; for `output()` a pipe. Tokio: `Command::stderr`."""
+        """Its error stream: see `Stdio`. Default: this program's; for `output()` a pipe.
+
+        Tokio: `Command::stderr`.
+        """
         self._stdio["stderr"] = as_stdio(stdio, "stderr")
         return self
 
@@ -197,7 +204,10 @@ class Command:
         return Opening(self._spawn(self._plan({})))
 
     async def status(self) -> ExitStatus:
-        """Start it and wait until it has ended. Errors and cancel safety: as for `spawn()`. Tokio: `Command::status`."""
+        """Start it and wait until it has ended.
+
+        Errors and cancel safety: as for `spawn()`. Tokio: `Command::status`.
+        """
         child = await self._spawn(self._plan({}))
         async with child:
             return await child.wait()
@@ -235,8 +245,9 @@ class Command:
 
     def _popen_options(self) -> dict[str, Any]:
         # Whoever gives up being root does not want to keep root's groups.
-        groups = {"extra_groups": []} if "user" in self._options and os.geteuid() == 0 else {}
-        return {**groups, **self._options}
+        if "user" in self._options and os.geteuid() == 0:
+            return {"extra_groups": [], **self._options}
+        return dict(self._options)
 
     def _environment(self) -> dict[str, str] | None:
         if not self._clear and not self._changes:
