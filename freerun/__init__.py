@@ -32,7 +32,7 @@ from ._errors import (
 )
 from ._version import __version__
 from .runtime import Builder, Handle, Runtime, build_info, main, run
-from .task import AbortHandle, JoinHandle, block_in_place, spawn, spawn_blocking, yield_now
+from .task import AbortHandle, JoinHandle, block_in_place, join, select, spawn, spawn_blocking, try_join, yield_now
 from .testing import test
 
 __all__ = [
@@ -54,11 +54,13 @@ __all__ = [
     "block_in_place",
     "build_info",
     "io",
+    "join",
     "lowlevel",
     "main",
     "net",
     "run",
     "runtime",
+    "select",
     "signal",
     "spawn",
     "spawn_blocking",
@@ -68,5 +70,6 @@ __all__ = [
     "test",
     "testing",
     "time",
+    "try_join",
     "yield_now",
 ]

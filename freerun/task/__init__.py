@@ -2,7 +2,17 @@
 
 from __future__ import annotations
 
-from freerun._core._native import AbortHandle, JoinHandle, block_in_place, consume_budget, yield_now
+from freerun._core._native import (
+    AbortHandle,
+    JoinHandle,
+    block_in_place,
+    consume_budget,
+    join,
+    select,
+    try_join,
+    unconstrained,
+    yield_now,
+)
 from freerun._core._native import current_task as current
 from freerun._errors import JoinError
 from freerun.runtime.local_runtime import LocalRuntime
@@ -29,10 +39,14 @@ __all__ = [
     "block_in_place",
     "consume_budget",
     "current",
+    "join",
+    "select",
     "spawn",
     "spawn_blocking",
     "spawn_local",
     "spawn_pinned",
     "task_local",
+    "try_join",
+    "unconstrained",
     "yield_now",
 ]

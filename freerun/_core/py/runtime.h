@@ -208,6 +208,7 @@ int fr_worker_start(struct fr_worker *worker);
 int fr_give_core_away(struct fr_worker *worker);
 uint64_t fr_now_ns(struct fr_runtime *rt);
 void *fr_next_queued(struct fr_worker *worker);
+uint32_t fr_random(struct fr_worker *worker); /* the worker's own thread */
 
 /* If the watch asked for it since `*seen`: frees what other threads have dropped of ours. Attached; runs destructors. */
 void fr_drain(struct fr_runtime *rt, uint32_t *seen);
