@@ -99,6 +99,7 @@ struct fr_module {
     PyTypeObject *read_guard_type;
     PyTypeObject *write_guard_type;
     PyTypeObject *group_type;
+    PyTypeObject *strand_type;
     PyTypeObject *unconstrained_type;
     PyObject *yield_now;      /* the singleton; immortal on free-threaded builds */
     PyObject *consume_budget; /* the same */
@@ -149,6 +150,7 @@ int fr_countdown_add_types(struct fr_module *mod);
 int fr_signal_add_types(struct fr_module *mod);
 int fr_notify_add_types(struct fr_module *mod);
 int fr_group_add_types(struct fr_module *mod);
+int fr_strand_add_types(struct fr_module *mod);
 int fr_unconstrained_add_types(struct fr_module *mod);
 
 /* Module functions, each in the file of its subject. */
