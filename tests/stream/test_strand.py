@@ -91,7 +91,7 @@ async def test_only_what_was_woken_is_polled() -> None:
 
     strands = [Strand(Counting(n)) for n in range(50)]
     for _ in range(100):  # some give way at first, since the budget is spent; then all wait
-        assert not any([each.poll() for each in strands])
+        assert {each.poll() for each in strands} == {False}
         await freerun.yield_now()
     before = polls.copy()
     tasks = [freerun.spawn(notify_soon, gates[n]) for n in (7, 30)]

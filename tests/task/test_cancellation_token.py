@@ -122,10 +122,10 @@ def test_children_that_go_leave_nothing() -> None:
     for _ in range(2000):
         token.child_token()
     kept = [token.child_token() for _ in range(1000)]
-    wait_until(lambda: gc.collect() is not None and len(token._children) == 1000)
+    wait_until(lambda: gc.collect() is not None and len(token._children or ()) == 1000)
     for child in kept:
         child.cancel()
-    assert len(token._children) == 0
+    assert len(token._children or ()) == 0
     ref = weakref.ref(token)
     del token
     assert is_freed(ref)  # a cancelled child does not keep it
@@ -188,7 +188,7 @@ def test_blocking_cancelled() -> None:
     token = CancellationToken()
     thread = threading.Thread(target=token.blocking_cancelled, daemon=True)
     thread.start()
-    wait_until(lambda: len(token._waiting) == 1)
+    wait_until(lambda: token._waiting is not None and len(token._waiting) == 1)
     token.cancel()
     thread.join(60)
     assert not thread.is_alive()
