@@ -329,7 +329,7 @@ def _tracked(tracker: TaskTracker, coro: Any, args: tuple[Any, ...]) -> Generato
             raise
         awaitable: Any = coro if type(coro) is CoroutineType else as_awaitable(coro, args, "coro")
         if type(awaitable) is CoroutineType:
-            return (yield from awaitable)
+            return (yield from awaitable)  # type: ignore[misc]  # this is a @types.coroutine
         return (yield from awaitable.__await__())
     finally:
         tracker._remove()

@@ -409,3 +409,29 @@ async def test_many_at_once() -> None:
     token.cancel()
     assert all([await task for task in tasks])
     assert not token._running
+
+
+@every_flavor
+async def test_in_the_branches_of_join_and_select() -> None:
+    """Each ends its own branch and no other."""
+    first, second = CancellationToken(), CancellationToken()
+
+    async def run(token: CancellationToken, name: str) -> str:
+        try:
+            await token.run_until_cancelled(sleep_long)
+        except TokenCancelled:
+            return name
+        return ""
+
+    task: freerun.JoinHandle[tuple[int, str]] = freerun.spawn(freerun.select(run(first, "a"), run(second, "b")))
+    await until(lambda: is_parked(task))
+    second.cancel()
+    assert await task == (1, "b")
+    assert not first._running
+    third = CancellationToken()
+    both: freerun.JoinHandle[tuple[str, str]] = freerun.spawn(freerun.join(run(first, "a"), run(third, "c")))
+    await until(lambda: is_parked(both))
+    third.cancel()
+    await still_waits(both)
+    first.cancel()
+    assert await both == ("a", "c")
