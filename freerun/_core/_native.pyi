@@ -99,6 +99,7 @@ class Core:
         unhandled: Callable[[dict[str, Any], BaseException], None],
         # (worker index, thread ident, task description or None, seconds). Called on the driver thread.
         slow_poll: Callable[[int, int, dict[str, Any] | None, float], None],
+        futurelock: Callable[[dict[str, Any], Coroutine[Any, Any, Any] | None, int, float], None],
         agen_first: Callable[[Any], None],  # sys.set_asyncgen_hooks on every worker
         agen_final: Callable[[Any], None],
         # Called by shutdown() once every task has ended or the deadline has passed; may spawn_cleanup() more, and says

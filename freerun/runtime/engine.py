@@ -11,7 +11,7 @@ from typing import Any
 
 from freerun._core._native import Core
 
-from . import atexit, companions, drivers, signals, slow_poll
+from . import atexit, companions, drivers, futurelock, signals, slow_poll
 from .asyncgens import AsyncGenerators
 from .config import Config
 from .cpus import default_worker_threads
@@ -62,6 +62,7 @@ class Engine:
             thread_name=config.thread_name,
             unhandled=self.unhandled,
             slow_poll=slow_poll.report,
+            futurelock=futurelock.report,
             agen_first=self._asyncgens.first,
             agen_final=self._asyncgens.final,
             drained=self._asyncgens.drained,

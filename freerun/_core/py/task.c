@@ -5,6 +5,7 @@
 #include <stdlib.h>
 
 #include "branch.h"
+#include "futurelock.h"
 #include "leaf.h"
 #include "runtime.h"
 #include "scope.h"
@@ -329,6 +330,7 @@ static struct fr_task *task_new(struct fr_runtime *rt, enum fr_task_kind kind, P
     task->started = task->one_arg = task->claimed = task->yielded = task->shielded = task->quiet = false;
     task->joiners = NULL;
     task->scopes = task->floor = NULL;
+    atomic_init(&task->unseen, 0);
     fr_list_node_init(&task->owned);
     task->context = PyContext_CopyCurrent();
     return task;
@@ -783,6 +785,19 @@ static bool closing(struct fr_runtime *rt)
     return atomic_load_explicit(&rt->phase, memory_order_acquire) >= FR_PHASE_CLOSING;
 }
 
+/* The same as fr_state_end_poll(), for a task that was granted something and has not looked at it. */
+static bool end_poll_unseen(struct fr_task *task)
+{
+    struct fr_runtime *rt = task->rt;
+    fr_task_ref(task);
+    bool again = fr_state_end_poll(&task->state);
+    if (!again) {
+        fr_futurelock_suspect(rt, task);
+    }
+    fr_task_unref(task);
+    return again;
+}
+
 enum fr_poll_result fr_task_poll(struct fr_task *task)
 {
     uint64_t state = fr_state_start_poll(&task->state);
@@ -807,7 +822,8 @@ enum fr_poll_result fr_task_poll(struct fr_task *task)
             fr_state_end_poll_yield(&task->state);
             return FR_POLL_REQUEUE;
         }
-        return fr_state_end_poll(&task->state) ? FR_POLL_REQUEUE : FR_POLL_DONE;
+        bool again = __builtin_expect(fr_has_unseen(task), 0) ? end_poll_unseen(task) : fr_state_end_poll(&task->state);
+        return again ? FR_POLL_REQUEUE : FR_POLL_DONE;
     }
     if (sent == PYGEN_RETURN) {
         fr_task_complete(task, FR_OUT_RETURNED, result);

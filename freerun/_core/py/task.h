@@ -60,6 +60,7 @@ struct fr_task {
     struct fr_scope *scopes; /* the innermost one that the line being stepped is in; owned */
     struct fr_scope *floor;  /* where those around that line begin; NULL: it is the task's own */
     struct fr_mutex lock;
+    _Atomic int32_t unseen; /* see futurelock.h */
     uint16_t shard;
     uint16_t generation; /* of rt, its low bits: whether that runtime still lives */
     uint8_t outcome;
