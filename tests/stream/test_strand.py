@@ -209,3 +209,30 @@ def test_from_task_to_task_under_load(rt: freerun.Runtime) -> None:
         items = rt.block_on(main)
     for i in range(4):
         assert [n for who, n in items if who == i] == list(range(150))
+
+
+@every_flavor
+async def test_a_lock_that_it_was_granted_goes_along() -> None:
+    """Asked for in one task, granted while nobody polls, taken in another one."""
+    mutex = freerun.sync.Mutex(0)
+
+    async def counts() -> Any:
+        while True:
+            async with mutex as guard:
+                guard.value += 1
+                yield guard.value
+
+    async def begin(opened: Any) -> None:
+        with pytest.raises(TimeoutError):
+            await freerun.time.timeout(0.001, anext(opened))
+
+    opened = stream.merge(counts())
+    for n in range(1, 6):
+        async with mutex:
+            await freerun.spawn(begin, opened)
+            await begin(opened)
+        assert mutex.is_locked()  # it was granted to what is half done
+        assert await freerun.spawn(anext, opened) == n
+        await opened.aclose()
+        assert not mutex.is_locked()
+        opened = stream.merge(counts())

@@ -122,11 +122,20 @@ void fr_strand_woken(struct fr_task *task);
 void fr_strand_free(struct fr_task *task);
 struct fr_task *fr_strand_owner(struct fr_task *task);
 
-/* The task around however many branches and strands. */
+/* What is around however many branches: a task, or a strand. Any thread with a reference; it is always the same. */
+static inline struct fr_task *fr_task_trunk(struct fr_task *task)
+{
+    while (__builtin_expect(task->kind == FR_TASK_BRANCH, 0)) {
+        task = fr_branch_of(task)->set->owner;
+    }
+    return task;
+}
+
+/* The task around that, which is another one when another one polls the strand: for the thread that polls it. */
 static inline struct fr_task *fr_task_root(struct fr_task *task)
 {
-    while (__builtin_expect(task->kind >= FR_TASK_BRANCH, 0)) {
-        task = task->kind == FR_TASK_BRANCH ? fr_branch_of(task)->set->owner : fr_strand_owner(task);
+    while (__builtin_expect((task = fr_task_trunk(task))->kind == FR_TASK_STRAND, 0)) {
+        task = fr_strand_owner(task);
     }
     return task;
 }
