@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterable, AsyncIterator
-from typing import Any
 
-from ._branch import Branch
+from freerun._core._native import Strand
+
+from ._polling import Failed
 
 __all__ = ["Source"]
 
@@ -25,30 +26,26 @@ class Source[T]:
             hint = "; freerun.stream.iter() makes one of an ordinary iterable" if hasattr(stream, "__iter__") else ""
             raise TypeError(f"argument '{argument}' must be an async iterable, not {kind}: {stream!r}{hint}")
         self.iterator: AsyncIterator[T] = stream.__aiter__()
-        self._next: Branch[T] | None = None
+        self._next: Strand[T] | Failed | None = None
         self.ended = False
         self.failed = False
         own = getattr(self.iterator, "_become_source", None)  # one of our own streams
         if own is not None:
             own()
 
-    def poll(self) -> Any:
+    def poll(self) -> bool:
         if self._next is None:
             try:
-                self._next = Branch(self.iterator.__anext__())
+                self._next = Strand(self.iterator.__anext__())
             except BaseException as error:
-                self._next = Branch.failed(error)
+                self._next = Failed(error)
         return self._next.poll()
 
-    def throw(self, error: BaseException) -> Any:
-        assert self._next is not None
-        return self._next.throw(error)
-
     def take(self) -> T:
-        branch, self._next = self._next, None
-        assert branch is not None
+        done, self._next = self._next, None
+        assert done is not None
         try:
-            return branch.take()
+            return done.take()
         except StopAsyncIteration:
             self.ended = True
             raise
@@ -56,10 +53,10 @@ class Source[T]:
             self.ended = self.failed = True
             raise
 
-    def half_done(self) -> list[Branch[T]]:
+    def half_done(self) -> list[Strand[T] | Failed]:
         """The next item, if it was begun; it is then somebody else's to end."""
-        branch, self._next = self._next, None
-        return [] if branch is None else [branch]
+        begun, self._next = self._next, None
+        return [] if begun is None else [begun]
 
     @property
     def is_waiting(self) -> bool:

@@ -8,9 +8,9 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from typing import Any, Self
 
-from freerun._core._native import TaskRef, consume_budget, current_task
+from freerun._core._native import Strand, consume_budget
 
-from ._branch import Branch, cancel
+from ._polling import Failed, cancel
 from ._source import Source
 
 __all__ = ["Stream"]
@@ -25,18 +25,17 @@ class Stream[T](ABC):
     at the latest when the runtime is shut down. What has no `aclose()`, a channel's receiver for one, is just left.
 
     Cancel safety: a cancelled `anext(stream)` loses no item. What was begun stays half done, and goes on with the next.
-    Thread safety: one task at a time; another one may go on with it once the first has ended, or from the start.
-    Errors: `RuntimeError` for a second task. Tokio: `tokio_stream::Stream`.
+    Thread safety: one task at a time; another one, of the same runtime, may go on with it in between.
+    Errors: `RuntimeError` for a second one at the same time, or in another runtime. Tokio: `tokio_stream::Stream`.
     """
 
-    __slots__ = ("__weakref__", "_busy", "_closed", "_final", "_started", "_task")
+    __slots__ = ("__weakref__", "_busy", "_closed", "_final", "_started")
 
     def __init__(self) -> None:
         self._busy = threading.Lock()  # held by who polls, for one `anext()` or `aclose()`; never waited for
         self._closed = False
         self._started = False
         self._final: Callable[[Any], object] | None = None  # the runtime's, for what is dropped
-        self._task: TaskRef | None = None  # who has polled it last
 
     @abstractmethod
     async def _next(self) -> T:
@@ -46,9 +45,9 @@ class Stream[T](ABC):
     def _sources(self) -> Sequence[Source[Any]]:
         """All of them, to be closed."""
 
-    def _half_done(self) -> list[Branch[Any]]:
+    def _half_done(self) -> list[Strand[Any] | Failed]:
         """What was begun and has not ended, to be cancelled."""
-        return [branch for source in self._sources() for branch in source.half_done()]
+        return [begun for source in self._sources() for begun in source.half_done()]
 
     def _is_over(self) -> bool:
         """Whether an exception of `_next()` was the end, since a source has failed."""
@@ -85,7 +84,7 @@ class Stream[T](ABC):
         Errors: what the cleanup raises, as it is or as an `ExceptionGroup`; `RuntimeError` while a task iterates it.
         Cancel safety: what is being closed is cancelled again, and the rest is closed nonetheless.
         """
-        self._enter(to_close=True)
+        self._enter()
         try:
             if not self._closed:
                 await self._close()
@@ -98,22 +97,9 @@ class Stream[T](ABC):
     async def __aexit__(self, *_error: object) -> None:
         await self.aclose()
 
-    def _enter(self, to_close: bool = False) -> None:
+    def _enter(self) -> None:
         if not self._busy.acquire(blocking=False):
             raise RuntimeError("this stream is being iterated by another task; give each a stream of its own")
-        try:
-            task = current_task()
-            last, self._task = self._task, task
-            # What is half done waits in the name of the task that polled it last.
-            if last is not None and last.id != task.id and not (to_close or last.is_finished()):
-                self._task = last
-                raise RuntimeError(
-                    "this stream was iterated by another task, which still runs: let that one iterate it, or pass the "
-                    "items on through a channel"
-                )
-        except BaseException:
-            self._busy.release()
-            raise
 
     def _start(self) -> None:
         """As async generators do, tell the runtime when it is iterated first."""

@@ -7,9 +7,10 @@ from collections.abc import AsyncIterable, Awaitable, Callable, Sequence
 from typing import Any
 
 from freerun._arguments import close_unstarted, integer
+from freerun._core._native import Strand
 from freerun.task._awaitable import as_awaitable
 
-from ._branch import Branch, Pollable, first
+from ._polling import Failed, Pollable, first
 from ._source import Source
 from ._stream import Stream
 
@@ -26,7 +27,7 @@ class Buffered[T](Stream[T]):
         self._most = integer(most, "n")
         self._ordered = ordered
         self._source: Source[Any] = Source(stream)
-        self._running: deque[Branch[T]] = deque()  # in the order of the stream; `buffered`: some are done
+        self._running: deque[Strand[T] | Failed] = deque()  # in the order of the stream; `buffered`: some are done
 
     async def _next(self) -> T:
         while True:
@@ -39,16 +40,17 @@ class Buffered[T](Stream[T]):
             if done is self._source:
                 self._begin()
             elif not self._ordered:
-                assert isinstance(done, Branch)
+                assert isinstance(done, Strand | Failed)
                 self._running.remove(done)
-                return done.take()  # type: ignore[no-any-return]
+                result: T = done.take()
+                return result
 
     def _pollable(self) -> Sequence[Pollable]:
         """What is to be polled: the stream, as long as there is room for more, then what runs, the oldest first."""
         pollable: list[Pollable] = []
         if not self._source.ended and len(self._running) < self._most:
             pollable.append(self._source)
-        pollable += [branch for branch in self._running if not (self._ordered and branch.is_done)]
+        pollable += [each for each in self._running if not (self._ordered and each.is_done)]
         return pollable
 
     def _begin(self) -> None:
@@ -58,14 +60,14 @@ class Buffered[T](Stream[T]):
         except StopAsyncIteration:
             return
         try:
-            self._running.append(Branch(as_awaitable(item, (), "item of the stream")))
+            self._running.append(Strand(as_awaitable(item, (), "item of the stream")))
         except Exception as error:
             close_unstarted(item)
-            self._running.append(Branch.failed(error))
+            self._running.append(Failed(error))
 
-    def _half_done(self) -> list[Branch[Any]]:
+    def _half_done(self) -> list[Strand[Any] | Failed]:
         running, self._running = self._running, deque()
-        return [*(branch for branch in running if not branch.is_done), *super()._half_done()]
+        return [*(each for each in running if not each.is_done), *super()._half_done()]
 
     def _sources(self) -> Sequence[Source[Any]]:
         return (self._source,)

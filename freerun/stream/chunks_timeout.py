@@ -9,7 +9,7 @@ from freerun._arguments import Seconds, integer, seconds
 from freerun.time.instant import Instant
 from freerun.time.timeout_at import timeout_at
 
-from ._branch import first
+from ._polling import first
 from ._source import Source
 from ._stream import Stream
 

@@ -6,7 +6,7 @@ from collections.abc import AsyncIterable, Sequence
 from contextlib import suppress
 from typing import Any
 
-from ._branch import first
+from ._polling import first
 from ._source import Source
 from ._stream import Stream
 

@@ -8,7 +8,7 @@ from typing import Any, final
 
 from freerun._core._native import Waker, current_waker
 
-from ._branch import cancel, first
+from ._polling import cancel, first
 from ._source import Source
 from ._stream import Stream
 
@@ -87,7 +87,7 @@ class StreamMap[K: Hashable, T](Stream[tuple[K, T]]):
 
             assert freerun.run(main) == 0
         """
-        self._enter(to_close=True)
+        self._enter()
         try:
             source = self._map.pop(key)
             errors = await cancel(source.half_done())

@@ -9,7 +9,7 @@ from freerun._arguments import Seconds, seconds
 from freerun.time.instant import Instant
 from freerun.time.sleep_until import sleep_until
 
-from ._branch import first
+from ._polling import first
 from ._source import Source
 from ._stream import Stream
 

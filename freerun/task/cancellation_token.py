@@ -70,9 +70,10 @@ class CancellationToken:
         # No call under it, and so no finalizer; should one come in between all the same, what it does is in order.
         self._lock = threading.RLock()
         self._cancelled = False  # set under the lock, once
-        self._children: set[weakref.ref[CancellationToken]] = set()  # added to under the lock
-        self._running: set[Timeout] = set()  # of run_until_cancelled(); the same
-        self._waiting = Listeners()
+        # These are made when they are first needed, and added to, under the lock: most tokens have none.
+        self._children: set[weakref.ref[CancellationToken]] | None = None
+        self._running: set[Timeout] | None = None  # of run_until_cancelled()
+        self._waiting: Listeners | None = None
         self._parent: CancellationToken | None = None
         self._self: weakref.ref[CancellationToken] | None = None  # what the parent has in its set
 
@@ -94,17 +95,20 @@ class CancellationToken:
             self._cancelled = True
         if not first:
             return []
-        self._waiting.wake_all()
-        for scope in self._running.copy():
+        if self._waiting is not None:
+            self._waiting.wake_all()
+        for scope in self._running.copy() if self._running else ():
             scope.cancel()
         self._leave_parent()
-        children = [child for ref in self._children.copy() if (child := ref()) is not None]
-        self._children.clear()
+        if not (refs := self._children):
+            return []
+        children = [child for ref in refs.copy() if (child := ref()) is not None]
+        refs.clear()
         return children
 
     def _leave_parent(self) -> None:
         parent, self._parent = self._parent, None
-        if parent is not None and self._self is not None:
+        if parent is not None and self._self is not None and parent._children is not None:
             parent._children.discard(self._self)
 
     def is_cancelled(self) -> bool:
@@ -131,11 +135,17 @@ class CancellationToken:
 
             assert freerun.run(main)
         """
-        return self._waiting.wait(self._look)
+        return self._listeners().wait(self._look)
 
     def blocking_cancelled(self) -> None:
         """As `cancelled()`, on a plain thread. Errors: `RuntimeError` inside a task."""
-        self._waiting.block(self._look)
+        self._listeners().block(self._look)
+
+    def _listeners(self) -> Listeners:
+        with self._lock:  # who cancels sees them, or they see that it is cancelled
+            if self._waiting is None:
+                self._waiting = Listeners()
+            return self._waiting
 
     def _look(self) -> Pending | None:
         return None if self._cancelled else PENDING
@@ -157,10 +167,12 @@ class CancellationToken:
             assert other.is_cancelled()
         """
         child = CancellationToken()
-        ref = weakref.ref(child, self._children.discard)
-        child._parent, child._self = self, ref
+        child._parent = self
         with self._lock:  # who cancels sees the child, or the child sees that it is cancelled
-            self._children.add(ref)
+            if (children := self._children) is None:
+                children = self._children = set()
+            child._self = weakref.ref(child, children.discard)
+            children.add(child._self)
             cancelled = self._cancelled
         if cancelled:
             child.cancel()
@@ -208,7 +220,9 @@ class CancellationToken:
             async with scope:
                 try:
                     with self._lock:
-                        self._running.add(scope)
+                        if (running := self._running) is None:
+                            running = self._running = set()
+                        running.add(scope)
                         cancelled = self._cancelled
                     if cancelled:
                         scope.cancel()
@@ -220,7 +234,8 @@ class CancellationToken:
             if thrown is None or error.__cause__ is not thrown:
                 raise
         finally:
-            self._running.discard(scope)
+            if self._running is not None:
+                self._running.discard(scope)
             thrown = None  # no cycle with its traceback
         raise TokenCancelled("the token was cancelled")
 

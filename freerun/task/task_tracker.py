@@ -11,6 +11,7 @@ import os
 import threading
 import types
 from collections.abc import Awaitable, Callable, Coroutine, Generator
+from types import CoroutineType
 from typing import Any, Self, final, overload
 
 from freerun._arguments import close_unstarted, function
@@ -101,12 +102,13 @@ class TaskTracker:
     def _spawn(
         self, spawn: Callable[..., JoinHandle[Any]], coro: Any, args: tuple[Any, ...], name: str | None
     ) -> JoinHandle[Any]:
-        _check(coro, args)
-        running: Any = _tracked(self.token(), coro, args)
-        running.__qualname__ = getattr(coro, "__qualname__", type(coro).__qualname__)  # for reports
+        if not callable(coro) or args:
+            _check(coro, args)
+        running: Any = _tracked(self, coro, args)
+        running.__qualname__ = getattr(coro, "__qualname__", "") or type(coro).__qualname__  # for reports
         next(running)
         try:
-            return spawn(running, name=name)
+            return spawn(running) if name is None else spawn(running, name=name)
         except BaseException:
             running.close()
             close_unstarted(coro)
@@ -316,15 +318,21 @@ def _check(coro: Any, args: tuple[Any, ...]) -> None:
 
 
 @types.coroutine
-def _tracked(token: TaskTrackerToken, coro: Any, args: tuple[Any, ...]) -> Generator[Any, Any, Any]:
-    """Run it as a task. The first step is taken by `_spawn`."""
-    with token:
+def _tracked(tracker: TaskTracker, coro: Any, args: tuple[Any, ...]) -> Generator[Any, Any, Any]:
+    """Run it as a task. The first step is taken by `_spawn`; who takes it will see the end, however that comes."""
+    tracker._add()
+    try:
         try:
             yield
         except BaseException:
             close_unstarted(coro)
             raise
-        return (yield from as_awaitable(coro, args, "coro").__await__())
+        awaitable: Any = coro if type(coro) is CoroutineType else as_awaitable(coro, args, "coro")
+        if type(awaitable) is CoroutineType:
+            return (yield from awaitable)  # type: ignore[misc]  # this is a @types.coroutine
+        return (yield from awaitable.__await__())
+    finally:
+        tracker._remove()
 
 
 async def _awaited(token: TaskTrackerToken, awaitable: Awaitable[Any]) -> Any:

@@ -226,10 +226,7 @@ async def test_one_task_at_a_time(make: Any) -> None:
         await opened.aclose()
     await abort(task)
     with pytest.raises(TimeoutError):
-        await freerun.time.timeout(0, anext(opened))  # its task is gone
-    other = freerun.spawn(anext, opened)
-    with pytest.raises(RuntimeError, match="which still runs"):  # what was begun waits for this one
-        await other
+        await freerun.time.timeout(0, anext(opened))
     await opened.aclose()
 
 
@@ -241,6 +238,82 @@ async def test_from_task_to_task(make: Any) -> None:
     for n in range(5):
         await tx.send(n)
         assert plain(await freerun.spawn(anext, opened)) == n
+    await tx.send(5)
+    assert plain(await anext(opened)) == 5
+    waits = freerun.spawn(anext, opened)  # what this task has begun, or left, goes on there
+    await until(lambda: is_parked(waits))
+    await tx.send(6)
+    assert plain(await waits) == 6
+
+
+@every
+@every_flavor
+async def test_half_done_it_goes_on_in_another_task(make: Any) -> None:
+    """Whatever it waits in: a leaf, a line, a scope."""
+    go = freerun.sync.Notify()
+    line = freerun.lowlevel.WaitList()
+
+    async def source() -> Any:
+        await go.notified()
+        yield "leaf"
+        async with freerun.time.timeout(3600):
+            with line.enlist() as place:
+                await place
+        yield "line"
+        try:
+            async with freerun.time.timeout(0.02):
+                await freerun.time.sleep(3600)
+        except TimeoutError:
+            yield "scope"
+        yield await freerun.time.timeout(60, go.notified()) or "timeout"
+
+    async def begin(opened: Any) -> None:
+        with pytest.raises(TimeoutError):
+            await freerun.time.timeout(0.001, anext(opened))
+
+    opened = make(source())
+    for wake in (go.notify_one, line.wake_one, lambda: None, go.notify_one):
+        await begin(opened)  # here, in a task that lives on, and in one that does not
+        await freerun.spawn(begin, opened)
+        taker = freerun.spawn(anext, opened)
+        await until(lambda taker=taker: is_parked(taker))
+        wake()
+        assert plain(await taker) in {"leaf", "line", "scope", "timeout"}
+    await opened.aclose()
+
+
+@every
+@every_flavor
+async def test_in_the_branches_of_select(make: Any) -> None:
+    """A select in a loop ends its branches; the stream's items are not lost, whatever it waits in."""
+    random = seeded()
+    line = freerun.lowlevel.WaitList()
+    sent = 0
+
+    async def source() -> Any:
+        for n in range(60):
+            with line.enlist() as place:
+                while sent <= n:
+                    await place
+            yield n
+
+    async def send() -> None:
+        nonlocal sent
+        for _ in range(60):
+            if random.random() < 0.5:
+                await freerun.time.sleep(0.001)
+            sent += 1
+            line.wake_all()
+
+    opened = make(source())
+    sender = freerun.spawn(send)
+    seen: list[int] = []
+    while len(seen) < 60:
+        which, item = await freerun.select(anext(opened), freerun.time.sleep(random.choice([0, 0.0005, 0.002])))
+        if which == 0:
+            seen.append(plain(item))
+    assert seen == list(range(60))
+    await sender
 
 
 @every

@@ -122,10 +122,10 @@ def test_children_that_go_leave_nothing() -> None:
     for _ in range(2000):
         token.child_token()
     kept = [token.child_token() for _ in range(1000)]
-    wait_until(lambda: gc.collect() is not None and len(token._children) == 1000)
+    wait_until(lambda: gc.collect() is not None and len(token._children or ()) == 1000)
     for child in kept:
         child.cancel()
-    assert len(token._children) == 0
+    assert len(token._children or ()) == 0
     ref = weakref.ref(token)
     del token
     assert is_freed(ref)  # a cancelled child does not keep it
@@ -188,7 +188,7 @@ def test_blocking_cancelled() -> None:
     token = CancellationToken()
     thread = threading.Thread(target=token.blocking_cancelled, daemon=True)
     thread.start()
-    wait_until(lambda: len(token._waiting) == 1)
+    wait_until(lambda: token._waiting is not None and len(token._waiting) == 1)
     token.cancel()
     thread.join(60)
     assert not thread.is_alive()
@@ -409,3 +409,29 @@ async def test_many_at_once() -> None:
     token.cancel()
     assert all([await task for task in tasks])
     assert not token._running
+
+
+@every_flavor
+async def test_in_the_branches_of_join_and_select() -> None:
+    """Each ends its own branch and no other."""
+    first, second = CancellationToken(), CancellationToken()
+
+    async def run(token: CancellationToken, name: str) -> str:
+        try:
+            await token.run_until_cancelled(sleep_long)
+        except TokenCancelled:
+            return name
+        return ""
+
+    task: freerun.JoinHandle[tuple[int, str]] = freerun.spawn(freerun.select(run(first, "a"), run(second, "b")))
+    await until(lambda: is_parked(task))
+    second.cancel()
+    assert await task == (1, "b")
+    assert not first._running
+    third = CancellationToken()
+    both: freerun.JoinHandle[tuple[str, str]] = freerun.spawn(freerun.join(run(first, "a"), run(third, "c")))
+    await until(lambda: is_parked(both))
+    third.cancel()
+    await still_waits(both)
+    first.cancel()
+    assert await both == ("a", "c")

@@ -14,7 +14,7 @@ void fr_acquire_wake(void *task)
 
 void fr_acquire_granted(void *task)
 {
-    fr_granted(fr_task_root(task));
+    fr_granted(fr_task_trunk(task));
     fr_acquire_wake(task);
 }
 
@@ -22,7 +22,7 @@ void fr_acquire_granted(void *task)
 static void forget_task(struct fr_acquire *acquire, struct fr_sem *sem, bool taken)
 {
     if (taken && sem->wake == fr_acquire_granted) {
-        fr_grant_seen(fr_task_root(acquire->task));
+        fr_grant_seen(fr_task_trunk(acquire->task));
     }
     fr_task_unref(acquire->task);
 }

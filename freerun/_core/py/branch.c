@@ -133,16 +133,21 @@ void fr_branch_free(struct fr_task *task)
     fr_branches_drop(fr_branch_of(task)->set);
 }
 
+void fr_branch_task_init(struct fr_task *task, enum fr_task_kind kind, struct fr_runtime *rt, struct fr_scope *scopes)
+{
+    fr_state_init(&task->state, 1, FR_NOTIFIED);
+    task->kind = kind;
+    task->rt = rt;
+    task->next = NULL;
+    task->scopes = (struct fr_scope *)Py_XNewRef((PyObject *)scopes);
+    task->floor = scopes;
+    task->started = task->yielded = task->shielded = false;
+    atomic_init(&task->unseen, 0); /* a strand's: nobody looks at it, see futurelock.h */
+}
+
 static void begin(struct fr_branch *branch, struct fr_branch_set *set, uint32_t index)
 {
-    struct fr_task *task = &branch->task, *owner = set->owner;
-    fr_state_init(&task->state, 1, FR_NOTIFIED);
-    task->kind = FR_TASK_BRANCH;
-    task->rt = owner->rt;
-    task->next = NULL;
-    task->scopes = (struct fr_scope *)Py_XNewRef((PyObject *)owner->scopes);
-    task->floor = owner->scopes;
-    task->started = task->yielded = task->shielded = false;
+    fr_branch_task_init(&branch->task, FR_TASK_BRANCH, set->owner->rt, set->owner->scopes);
     branch->set = set;
     branch->index = index;
     branch->cancelling = branch->cancelled = false;
@@ -191,7 +196,7 @@ struct fr_branch *fr_branches_take_woken(struct fr_branch_set *set)
     return oldest;
 }
 
-static void drop_scopes(struct fr_task *task)
+void fr_branch_drop_scopes(struct fr_task *task)
 {
     struct fr_line line = {task->scopes, task->floor};
     task->scopes = task->floor = NULL;
@@ -206,7 +211,7 @@ void fr_branch_end(struct fr_branch *branch)
         fr_state_wake(&task->state);
         fr_state_start_poll(&task->state);
     }
-    drop_scopes(task);
+    fr_branch_drop_scopes(task);
     fr_inner_drop(&task->coro, &task->claimed);
     fr_state_complete(&task->state);
     fr_task_unref(task);

@@ -107,16 +107,35 @@ struct fr_branch *fr_branches_take_woken(struct fr_branch_set *set);
  * reference. */
 void fr_branch_end(struct fr_branch *branch);
 
+/* The state of what is no task but is woken like one: NOTIFIED, one reference, in the scopes of `scopes`. */
+void fr_branch_task_init(struct fr_task *task, enum fr_task_kind kind, struct fr_runtime *rt, struct fr_scope *scopes);
+/* Leaves what is still in its stack. */
+void fr_branch_drop_scopes(struct fr_task *task);
+
 /* For fr_task_wake(): a branch has become NOTIFIED. Queues it; who is to be woken now, or NULL [B2]. */
 struct fr_task *fr_branch_woken(struct fr_task *task);
 /* For the last reference. */
 void fr_branch_free(struct fr_task *task);
 
-/* The task around however many branches. */
-static inline struct fr_task *fr_task_root(struct fr_task *task)
+/* The same for a strand, see strand.h. The owner, for the thread that polls it. */
+void fr_strand_woken(struct fr_task *task);
+void fr_strand_free(struct fr_task *task);
+struct fr_task *fr_strand_owner(struct fr_task *task);
+
+/* What is around however many branches: a task, or a strand. Any thread with a reference; it is always the same. */
+static inline struct fr_task *fr_task_trunk(struct fr_task *task)
 {
     while (__builtin_expect(task->kind == FR_TASK_BRANCH, 0)) {
         task = fr_branch_of(task)->set->owner;
+    }
+    return task;
+}
+
+/* The task around that, which is another one when another one polls the strand: for the thread that polls it. */
+static inline struct fr_task *fr_task_root(struct fr_task *task)
+{
+    while (__builtin_expect((task = fr_task_trunk(task))->kind == FR_TASK_STRAND, 0)) {
+        task = fr_strand_owner(task);
     }
     return task;
 }

@@ -14,6 +14,7 @@
  * INVARIANTS FL1 whoever adds a suspect sets has_suspects and then nudges the watch, which sets ASLEEP and then looks at
  *                has_suspects (seq_cst, all four): one of them sees the other.
  * LOCKS      suspects_lock is a leaf.
+ * LIMITS     what is granted within a strand (strand.h) is counted there, and not reported: the task changes.
  * SHUTDOWN   fr_teardown() drops what is left.
  * PROVED BY  tests/sync/test_futurelock.py
  */

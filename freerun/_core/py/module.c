@@ -342,7 +342,7 @@ static int module_exec(PyObject *module)
         fr_scope_add_types(mod) || fr_io_add_types(mod) || fr_oneshot_add_types(mod) || fr_semaphore_add_types(mod) ||
         fr_mutex_add_types(mod) || fr_mpsc_add_types(mod) || fr_notify_add_types(mod) || fr_listeners_add_types(mod) ||
         fr_rwlock_add_types(mod) || fr_countdown_add_types(mod) || fr_group_add_types(mod) ||
-        fr_unconstrained_add_types(mod) || fr_signal_add_types(mod) || fr_parcel_add_types(mod) ||
+        fr_unconstrained_add_types(mod) || fr_strand_add_types(mod) || fr_signal_add_types(mod) || fr_parcel_add_types(mod) ||
         fr_pipe_add_types(mod) || fr_job_add_types(mod) || fr_core_add_types(mod) ||
         PyModule_AddStringConstant(module, "__version__", FREERUN_VERSION)) {
         return -1;
@@ -391,6 +391,7 @@ static int module_traverse(PyObject *module, visitproc visit, void *arg)
                        (PyObject *)mod->notify_type,
                        (PyObject *)mod->notified_type,
                        (PyObject *)mod->group_type,
+                       (PyObject *)mod->strand_type,
                        (PyObject *)mod->unconstrained_type,
                        mod->exc_cancelled,
                        mod->exc_join,
@@ -457,6 +458,7 @@ static int module_clear(PyObject *module)
     Py_CLEAR(mod->notify_type);
     Py_CLEAR(mod->notified_type);
     Py_CLEAR(mod->group_type);
+    Py_CLEAR(mod->strand_type);
     Py_CLEAR(mod->unconstrained_type);
     Py_CLEAR(mod->exc_cancelled);
     Py_CLEAR(mod->exc_join);

@@ -100,6 +100,7 @@ struct fr_module {
     PyTypeObject *read_guard_type;
     PyTypeObject *write_guard_type;
     PyTypeObject *group_type;
+    PyTypeObject *strand_type;
     PyTypeObject *unconstrained_type;
     PyTypeObject *block_type;
     PyTypeObject *parcel_type;
@@ -158,6 +159,7 @@ int fr_countdown_add_types(struct fr_module *mod);
 int fr_signal_add_types(struct fr_module *mod);
 int fr_notify_add_types(struct fr_module *mod);
 int fr_group_add_types(struct fr_module *mod);
+int fr_strand_add_types(struct fr_module *mod);
 int fr_unconstrained_add_types(struct fr_module *mod);
 int fr_parcel_add_types(struct fr_module *mod);
 int fr_pipe_add_types(struct fr_module *mod);

@@ -133,8 +133,8 @@ static struct fr_task *task_alloc(void)
 
 void fr_task_free(struct fr_task *task)
 {
-    if (__builtin_expect(task->kind == FR_TASK_BRANCH, 0)) {
-        fr_branch_free(task);
+    if (__builtin_expect(task->kind >= FR_TASK_BRANCH, 0)) {
+        (task->kind == FR_TASK_BRANCH ? fr_branch_free : fr_strand_free)(task);
         return;
     }
     struct fr_worker *worker = fr_thread.worker;
@@ -168,7 +168,11 @@ static uint64_t next_id(struct fr_runtime *rt)
 /* It has become NOTIFIED. A branch is queued where it belongs, and whatever is around it is woken. */
 static void woken(struct fr_runtime *rt, struct fr_task *task)
 {
-    while (__builtin_expect(task->kind == FR_TASK_BRANCH, 0)) {
+    while (__builtin_expect(task->kind >= FR_TASK_BRANCH, 0)) {
+        if (task->kind == FR_TASK_STRAND) {
+            fr_strand_woken(task);
+            return;
+        }
         task = fr_branch_woken(task);
         if (!task || !fr_state_wake(&task->state)) {
             return;

@@ -35,9 +35,16 @@ enum fr_outcome { FR_OUT_PENDING, FR_OUT_RETURNED, FR_OUT_RAISED, FR_OUT_CANCELL
 /* Of a blocking call. LATE: a task's cleanup may make it while the runtime shuts down. MUST: that, and once made it is
  * run, whoever aborts it and whatever is shut down. */
 enum fr_duty { FR_DUTY_NONE, FR_DUTY_LATE, FR_DUTY_MUST };
-/* BRANCH: no task, but part of one that is woken by itself, see branch.h. AWAITABLE and FUNCTION become CORO, with what
- * is to be stepped in `coro`, at the first poll. */
-enum fr_task_kind { FR_TASK_CORO, FR_TASK_AWAITABLE, FR_TASK_FUNCTION, FR_TASK_BLOCKING, FR_TASK_BRANCH };
+/* BRANCH and STRAND, at the end: no task, but part of one that is woken by itself, see branch.h and strand.h. AWAITABLE and
+ * FUNCTION become CORO, with what is to be stepped in `coro`, at the first poll. */
+enum fr_task_kind {
+    FR_TASK_CORO,
+    FR_TASK_AWAITABLE,
+    FR_TASK_FUNCTION,
+    FR_TASK_BLOCKING,
+    FR_TASK_BRANCH,
+    FR_TASK_STRAND
+};
 
 struct fr_task {
     _Atomic uint64_t state;
