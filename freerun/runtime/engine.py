@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import contextvars
 import os
 import threading
 import time
@@ -14,6 +13,7 @@ from freerun.interp._isolated import Isolated
 
 from . import atexit, drivers, signals, slow_poll
 from .asyncgens import AsyncGenerators
+from .background import background_thread
 from .config import Config
 from .cpus import default_worker_threads
 from .log import logger
@@ -105,10 +105,8 @@ class Engine:
     def shutdown_background(self) -> None:
         """Cancel every task and wait for nothing; a thread of its own waits and stops the engine's threads."""
         self.cancel()
-        finisher = threading.Thread(target=self.shutdown, args=(DEFAULT_GRACE,), name="freerun-shutdown", daemon=True)
         with contextlib.suppress(RuntimeError):  # the interpreter is exiting: atexit does it
-            contextvars.Context().run(finisher.start)  # or it would keep what the caller's context variables hold
-            self._finisher = finisher
+            self._finisher = background_thread(self.shutdown, DEFAULT_GRACE, name="freerun-shutdown")
 
     def _finish(self) -> None:
         """Let go of the core, which holds the callbacks that lead here."""

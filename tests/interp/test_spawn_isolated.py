@@ -354,7 +354,7 @@ def test_a_listener_serves_from_several_workers(interpreters: freerun.Runtime) -
             listener.close()  # theirs are their own
             seen: set[int] = set()
             asked = 0
-            while len(seen) < 2:
+            while len(seen) < 2:  # one in each: the second was kept for the worker that was starting
                 handles = [freerun.spawn(ask, address) for _ in range(10)]
                 seen |= {await handle for handle in handles}
                 asked += 10
