@@ -98,6 +98,7 @@ def test_the_examples_are_found() -> None:
 
 PUBLIC = [
     freerun,
+    freerun.interp,
     freerun.io,
     freerun.io.codec,
     freerun.lowlevel,

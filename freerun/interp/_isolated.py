@@ -23,7 +23,9 @@ if TYPE_CHECKING:
 
     from freerun._core._native import Parcel
 
-__all__ = ["Isolated", "before_exit", "isolated_of"]
+    from .spawn_isolated import SpawnIsolated
+
+__all__ = ["Isolated", "before_exit", "isolated_of", "spawning_isolated"]
 
 _isolated: dict[Core, Isolated] = {}
 
@@ -34,6 +36,15 @@ def isolated_of(core: Core) -> Isolated:
     if isolated is None:
         raise RuntimeShutdown("the runtime has been shut down")
     return isolated
+
+
+def spawning_isolated(core: Core) -> SpawnIsolated:
+    """`spawn_isolated` of this runtime."""
+
+    def spawn_isolated(fn: Callable[..., Any], /, *args: Any) -> JoinHandle[Any]:
+        return isolated_of(core).spawn(core, fn, args)
+
+    return spawn_isolated
 
 
 class Isolated:

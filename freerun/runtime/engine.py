@@ -37,9 +37,9 @@ class Engine:
         self._finisher: threading.Thread | None = None  # of shutdown_background()
         self._asyncgens = AsyncGenerators()
         self.unhandled = Unhandled(config.unhandled)
-        threads = 1 if config.current_thread else config.worker_threads or default_worker_threads()[0]
-        self.isolated = Isolated(config.workers, config.worker_threads or threads, config.thread_name)
-        self.core = self._start(config, threads)
+        workers = config.worker_threads or default_worker_threads()[0]
+        self.isolated = Isolated(config.workers, workers, config.thread_name)
+        self.core = self._start(config, 1 if config.current_thread else workers)
         self.isolated.open(self.core)
         self._asyncgens.core = self.core
         self.unhandled.stop = self.shutdown_background
