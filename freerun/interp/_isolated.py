@@ -8,7 +8,6 @@ interpreter ends that has other threads. Workers start when there are more jobs 
 from __future__ import annotations
 
 import contextlib
-import contextvars
 import sys
 import threading
 import time
@@ -24,7 +23,9 @@ if TYPE_CHECKING:
 
     from freerun._core._native import Parcel
 
-__all__ = ["Isolated", "before_exit", "isolated_of"]
+    from .spawn_isolated import SpawnIsolated
+
+__all__ = ["Isolated", "before_exit", "isolated_of", "spawning_isolated"]
 
 _isolated: dict[Core, Isolated] = {}
 
@@ -35,6 +36,15 @@ def isolated_of(core: Core) -> Isolated:
     if isolated is None:
         raise RuntimeShutdown("the runtime has been shut down")
     return isolated
+
+
+def spawning_isolated(core: Core) -> SpawnIsolated:
+    """`spawn_isolated` of this runtime."""
+
+    def spawn_isolated(fn: Callable[..., Any], /, *args: Any) -> JoinHandle[Any]:
+        return isolated_of(core).spawn(core, fn, args)
+
+    return spawn_isolated
 
 
 class Isolated:
@@ -100,32 +110,32 @@ class Isolated:
                 return
             index = self._started
             self._started += 1
-            thread = threading.Thread(
-                target=self._work, args=(queue, index), name=self._name("isolated", index), daemon=_may_be_daemon()
-            )
-            self._threads.add(thread)
         queue.reserve()
         try:
-            contextvars.Context().run(thread.start)
+            _background(self._work, queue, index, name=self._name("isolated", index))
         except RuntimeError as error:  # no more threads, or the interpreter is exiting
             queue.unreserve()
-            self._ended(queue, thread, error)
+            self._ended(queue, error)
 
     def _work(self, queue: JobQueue, index: int) -> None:
         """A worker, from beginning to end."""
-        from ._subinterpreter import run
-
         error: Exception | None = None
+        with self._lock:
+            if self._closed:  # close() knows nothing of us
+                return
+            self._threads.add(threading.current_thread())
         try:
+            from ._subinterpreter import run
+
             run(_source(queue.id, index))
         except Exception as raised:
             error = raised
             queue.unreserve()  # it never came
-        self._ended(queue, threading.current_thread(), error)
+        self._ended(queue, error)
 
-    def _ended(self, queue: JobQueue, thread: threading.Thread, error: Exception | None) -> None:
+    def _ended(self, queue: JobQueue, error: Exception | None) -> None:
         with self._lock:
-            self._threads.discard(thread)
+            self._threads.discard(threading.current_thread())
             self._started -= 1
             alone = self._started == 0
             closed = self._closed
@@ -153,7 +163,8 @@ class Isolated:
         if not _join(threads, max(grace, _LEAST_GRACE)):
             # One that computes without an await: SystemExit, at its next bytecode. From another thread, since it may be in
             # a call that holds its GIL.
-            threading.Thread(target=queue.interrupt, name="freerun-interrupt", daemon=_may_be_daemon()).start()
+            with contextlib.suppress(RuntimeError):  # the interpreter is exiting
+                _background(queue.interrupt, name="freerun-interrupt")
             if not _join(threads, _END_GRACE):
                 self._leave_behind(threads)
 
@@ -185,6 +196,12 @@ _END_GRACE = 1.0
 """Seconds for an interpreter to end, once its work has."""
 
 
+def _background(target: Callable[..., object], *args: object, name: str) -> threading.Thread:
+    from freerun.runtime.background import background_thread  # that package imports this module
+
+    return background_thread(target, *args, name=name)
+
+
 def _logger() -> Logger:
     from freerun.runtime.log import logger  # that package imports this module
 
@@ -201,14 +218,6 @@ def _fail(queue: JobQueue, error: Exception | None) -> None:
                 job.reply(CANCELLED)
             else:
                 job.reply(RAISED, pack_error(error))
-
-
-def _may_be_daemon() -> bool:
-    """At exit, Python waits for threads that are no daemons before it tells us; but only the main interpreter has
-    daemons."""
-    from ._subinterpreter import in_main_interpreter
-
-    return in_main_interpreter()
 
 
 async def _run_here(parcel: Parcel) -> Any:

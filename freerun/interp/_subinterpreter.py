@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-__all__ = ["in_main_interpreter", "run"]
+__all__ = ["run"]
 
 
 def _api() -> Any:
@@ -13,12 +13,6 @@ def _api() -> Any:
     except ImportError:
         from interpreters_backport import interpreters
     return interpreters
-
-
-def in_main_interpreter() -> bool:
-    """Whether the calling thread runs in the process's first interpreter."""
-    api = _api()
-    return bool(api.get_current().id == api.get_main().id)
 
 
 def run(source: str) -> None:

@@ -64,12 +64,12 @@ class _Worker:
 
     async def _serve(self) -> None:
         queue = self._queue
-        self.arrive()
         while True:
             try:
                 job = queue.pop(self._load)
             except RecvError:
                 return
+            self.arrive()  # after it took what was kept for it
             if job is None:
                 await queue.wait(self._load)
                 continue

@@ -3,13 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Coroutine
-from typing import Any, overload
+from typing import Any, Protocol, overload
 
 from freerun._core._native import JoinHandle, current_core
 
 from ._isolated import isolated_of
 
-__all__ = ["spawn_isolated"]
+__all__ = ["SpawnIsolated", "spawn_isolated"]
+
+
+class SpawnIsolated(Protocol):
+    """The type of `Runtime.spawn_isolated` and `Handle.spawn_isolated`."""
+
+    @overload
+    def __call__[*Ts, T](self, fn: Callable[[*Ts], Coroutine[Any, Any, T]], /, *args: *Ts) -> JoinHandle[T]: ...
+    @overload
+    def __call__[*Ts, T](self, fn: Callable[[*Ts], T], /, *args: *Ts) -> JoinHandle[T]: ...
 
 
 @overload

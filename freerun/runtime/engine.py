@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import contextvars
 import os
 import threading
 import time
@@ -14,6 +13,7 @@ from freerun.interp._isolated import Isolated
 
 from . import atexit, companions, drivers, futurelock, signals, slow_poll
 from .asyncgens import AsyncGenerators
+from .background import background_thread
 from .config import Config
 from .cpus import default_worker_threads
 from .log import logger
@@ -37,9 +37,9 @@ class Engine:
         self._finisher: threading.Thread | None = None  # of shutdown_background()
         self._asyncgens = AsyncGenerators()
         self.unhandled = Unhandled(config.unhandled)
-        threads = 1 if config.current_thread else config.worker_threads or default_worker_threads()[0]
-        self.isolated = Isolated(config.workers, config.worker_threads or threads, config.thread_name)
-        self.core = self._start(config, threads)
+        workers = config.worker_threads or default_worker_threads()[0]
+        self.isolated = Isolated(config.workers, workers, config.thread_name)
+        self.core = self._start(config, 1 if config.current_thread else workers)
         self.isolated.open(self.core)
         self._asyncgens.core = self.core
         self.unhandled.stop = self.shutdown_background
@@ -111,10 +111,8 @@ class Engine:
     def shutdown_background(self) -> None:
         """Cancel every task and wait for nothing; a thread of its own waits and stops the engine's threads."""
         self.cancel()
-        finisher = threading.Thread(target=self.shutdown, args=(DEFAULT_GRACE,), name="freerun-shutdown", daemon=True)
         with contextlib.suppress(RuntimeError):  # the interpreter is exiting: atexit does it
-            contextvars.Context().run(finisher.start)  # or it would keep what the caller's context variables hold
-            self._finisher = finisher
+            self._finisher = background_thread(self.shutdown, DEFAULT_GRACE, name="freerun-shutdown")
 
     def _finish(self) -> None:
         """Let go of the core, which holds the callbacks that lead here."""

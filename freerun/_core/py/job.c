@@ -54,6 +54,7 @@ typedef struct {
     struct fr_job *job;
     PyObject *finish; /* (kind, parcel or None) -> the result, or raises */
     struct fr_waiter waiter;
+    struct fr_runtime *rt; /* where it counts as something that runs: a paused clock stands still meanwhile */
     _Atomic bool stepping;
     bool lined;
 } JobObject;
@@ -172,10 +173,27 @@ static void job_abort(struct fr_job *job)
 
 /* ---- Job: at home ---- */
 
+static void job_count(JobObject *self, struct fr_runtime *rt)
+{
+    if (!self->rt) {
+        self->rt = rt;
+        atomic_fetch_add_explicit(&rt->blocking_running, 1, memory_order_relaxed); /* by the runtime's own worker */
+    }
+}
+
+static void job_uncount(JobObject *self)
+{
+    if (self->rt) {
+        atomic_fetch_sub_explicit(&self->rt->blocking_running, 1, memory_order_release); /* as pool_run_one() */
+        self->rt = NULL;
+    }
+}
+
 static PyObject *job_result(JobObject *self)
 {
     struct fr_module *mod = fr_module_of_type(Py_TYPE((PyObject *)self));
     struct fr_job *job = self->job;
+    job_uncount(self);
     fr_mutex_lock(&job->lock);
     struct fr_parcel *reply = job->reply;
     job->reply = NULL;
@@ -224,6 +242,7 @@ static PyObject *job_step(JobObject *self)
     if (!task || !fr_leaf_enter(&self->stepping)) {
         return NULL;
     }
+    job_count(self, task->rt);
     bool done = job_link(self, task);
     fr_leaf_exit(&self->stepping);
     return done ? job_result(self) : fr_leaf_park();
@@ -252,6 +271,7 @@ static PyObject *job_close(PyObject *op, PyObject *Py_UNUSED(ignored))
     job_abort(self->job);
     if (fr_leaf_try_enter(&self->stepping)) {
         job_unlink(self);
+        job_uncount(self);
         fr_leaf_exit(&self->stepping);
     }
     Py_RETURN_NONE;
@@ -262,6 +282,7 @@ static void job_dealloc(PyObject *op)
     JobObject *self = (JobObject *)op;
     PyTypeObject *type = Py_TYPE(op);
     job_unlink(self);
+    job_uncount(self);
     job_abort(self->job); /* [IS3] */
     job_unref(self->job);
     Py_XDECREF(self->finish);
@@ -453,6 +474,7 @@ static PyObject *job_object(struct fr_module *mod, struct fr_job *job, PyObject 
     if (self) {
         self->job = job;
         self->finish = Py_NewRef(finish);
+        self->rt = NULL;
         self->lined = false;
         atomic_init(&self->stepping, false);
     }
