@@ -330,6 +330,31 @@ static int import_drain(struct fr_module *mod)
     return mod->drain ? 0 : -1;
 }
 
+static int (*const add_types[])(struct fr_module *mod) = {
+    fr_task_add_types,
+    fr_leaf_add_types,
+    fr_timer_add_types,
+    fr_timeout_add_types,
+    fr_scope_add_types,
+    fr_io_add_types,
+    fr_oneshot_add_types,
+    fr_semaphore_add_types,
+    fr_mutex_add_types,
+    fr_mpsc_add_types,
+    fr_notify_add_types,
+    fr_listeners_add_types,
+    fr_rwlock_add_types,
+    fr_countdown_add_types,
+    fr_group_add_types,
+    fr_unconstrained_add_types,
+    fr_strand_add_types,
+    fr_signal_add_types,
+    fr_parcel_add_types,
+    fr_pipe_add_types,
+    fr_job_add_types,
+    fr_core_add_types,
+};
+
 static int module_exec(PyObject *module)
 {
     struct fr_module *mod = PyModule_GetState(module);
@@ -337,17 +362,15 @@ static int module_exec(PyObject *module)
     mod->module = module;
     mod->str_throw = PyUnicode_InternFromString("throw");
     mod->str_close = PyUnicode_InternFromString("close");
-    if (!mod->str_throw || !mod->str_close || import_errors(mod) || import_drain(mod) || import_pending(mod) ||
-        fr_task_add_types(mod) || fr_leaf_add_types(mod) || fr_timer_add_types(mod) || fr_timeout_add_types(mod) ||
-        fr_scope_add_types(mod) || fr_io_add_types(mod) || fr_oneshot_add_types(mod) || fr_semaphore_add_types(mod) ||
-        fr_mutex_add_types(mod) || fr_mpsc_add_types(mod) || fr_notify_add_types(mod) || fr_listeners_add_types(mod) ||
-        fr_rwlock_add_types(mod) || fr_countdown_add_types(mod) || fr_group_add_types(mod) ||
-        fr_unconstrained_add_types(mod) || fr_strand_add_types(mod) || fr_signal_add_types(mod) || fr_parcel_add_types(mod) ||
-        fr_pipe_add_types(mod) || fr_job_add_types(mod) || fr_core_add_types(mod) ||
-        PyModule_AddStringConstant(module, "__version__", FREERUN_VERSION)) {
+    if (!mod->str_throw || !mod->str_close || import_errors(mod) || import_drain(mod) || import_pending(mod)) {
         return -1;
     }
-    return 0;
+    for (size_t i = 0; i < sizeof add_types / sizeof *add_types; i++) {
+        if (add_types[i](mod)) {
+            return -1;
+        }
+    }
+    return PyModule_AddStringConstant(module, "__version__", FREERUN_VERSION);
 }
 
 static int module_traverse(PyObject *module, visitproc visit, void *arg)
