@@ -32,22 +32,35 @@ from ._errors import (
 )
 from ._version import __version__
 from .runtime import Builder, Handle, Runtime, build_info, main, run
-from .task import AbortHandle, JoinHandle, block_in_place, spawn, spawn_blocking, yield_now
+from .task import (
+    AbortHandle,
+    CancelScope,
+    JoinHandle,
+    JoinSet,
+    TaskGroup,
+    block_in_place,
+    spawn,
+    spawn_blocking,
+    yield_now,
+)
 from .testing import test
 
 __all__ = [
     "AbortHandle",
     "AcquireError",
     "Builder",
+    "CancelScope",
     "Cancelled",
     "Handle",
     "JoinError",
     "JoinHandle",
+    "JoinSet",
     "RecvError",
     "Runtime",
     "RuntimeShutdown",
     "SendError",
     "SendTimeoutError",
+    "TaskGroup",
     "TrySendError",
     "WouldBlock",
     "__version__",

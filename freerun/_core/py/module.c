@@ -184,7 +184,8 @@ static int module_exec(PyObject *module)
         fr_task_add_types(mod) || fr_leaf_add_types(mod) || fr_timer_add_types(mod) || fr_timeout_add_types(mod) ||
         fr_scope_add_types(mod) || fr_io_add_types(mod) || fr_oneshot_add_types(mod) || fr_semaphore_add_types(mod) ||
         fr_mutex_add_types(mod) || fr_mpsc_add_types(mod) || fr_notify_add_types(mod) || fr_listeners_add_types(mod) ||
-        fr_rwlock_add_types(mod) || fr_countdown_add_types(mod) || fr_core_add_types(mod) ||
+        fr_rwlock_add_types(mod) || fr_countdown_add_types(mod) || fr_cancel_scope_add_types(mod) ||
+        fr_join_set_add_types(mod) || fr_core_add_types(mod) ||
         PyModule_AddStringConstant(module, "__version__", FREERUN_VERSION)) {
         return -1;
     }
@@ -223,6 +224,9 @@ static int module_traverse(PyObject *module, visitproc visit, void *arg)
                        (PyObject *)mod->write_guard_type,
                        (PyObject *)mod->notify_type,
                        (PyObject *)mod->notified_type,
+                       (PyObject *)mod->cancel_scope_type,
+                       (PyObject *)mod->task_set_type,
+                       (PyObject *)mod->set_wait_type,
                        mod->exc_cancelled,
                        mod->exc_join,
                        mod->exc_shutdown,
@@ -278,6 +282,9 @@ static int module_clear(PyObject *module)
     Py_CLEAR(mod->write_guard_type);
     Py_CLEAR(mod->notify_type);
     Py_CLEAR(mod->notified_type);
+    Py_CLEAR(mod->cancel_scope_type);
+    Py_CLEAR(mod->task_set_type);
+    Py_CLEAR(mod->set_wait_type);
     Py_CLEAR(mod->exc_cancelled);
     Py_CLEAR(mod->exc_join);
     Py_CLEAR(mod->exc_shutdown);
