@@ -53,7 +53,7 @@ class AbortOnDropHandle[T]:
         return self._handle
 
     def __await__(self) -> Generator[Any, Any, T]:
-        return self._get().__await__()
+        return (yield from self._get().__await__())  # a generator keeps this handle meanwhile
 
     @property
     def id(self) -> int:

@@ -286,13 +286,14 @@ void fr_scopes_drop(struct fr_line *line)
 /* A scope around this one is due and has not been delivered: then the Cancelled that is on its way is that one's [C3]. */
 static bool yields_to_outer(struct fr_scope *scope)
 {
-    struct fr_scope *outer = scope;
-    while (!(outer->shield && is_active(outer)) && (outer = outer->parent)) {
+    bool shielded = scope->shield;
+    for (struct fr_scope *outer = scope->parent; outer && !shielded; outer = outer->parent) {
         if (is_active(outer) && !outer->delivered && fr_scope_is_due(outer)) {
             outer->delivered = true;
             overtake(scope, outer, outer);
             return true;
         }
+        shielded = outer->shield && is_active(outer);
     }
     return false;
 }
@@ -528,7 +529,7 @@ static enum moved move(struct fr_scope *scope, double seconds, uint64_t when_ns)
     if (phase == FR_SCOPE_DONE || fr_scope_is_due(scope)) {
         return TOO_LATE;
     }
-    if (phase == FR_SCOPE_ACTIVE && !scope->task->rt->time && when_ns != FR_FOREVER_NS) {
+    if (phase == FR_SCOPE_ACTIVE && !scope->task->rt->time && (seconds >= 0 || when_ns != FR_FOREVER_NS)) {
         return NO_TIMERS;
     }
     fr_alarm_clear(&scope->alarm);

@@ -1056,6 +1056,16 @@ static int handle_clear(PyObject *self)
     return 0;
 }
 
+/* Before the collector clears the result of a handle that is garbage: the failure in it goes to whom it concerns. */
+static void handle_finalize(PyObject *self)
+{
+    struct fr_task *task = ((HandleObject *)self)->task;
+    uint64_t state = task ? fr_state_load(&task->state) : 0;
+    if (state & FR_COMPLETE && report_wanted(task, state) && task->result && fr_state_set_observed(&task->state)) {
+        report_unhandled(fr_module_of_type(Py_TYPE(self)), task);
+    }
+}
+
 static void handle_dealloc(PyObject *self)
 {
     struct fr_task *task = ((HandleObject *)self)->task;
@@ -1288,6 +1298,7 @@ static PyType_Slot handle_slots[] = {
     {Py_tp_dealloc, handle_dealloc},
     {Py_tp_traverse, handle_traverse},
     {Py_tp_clear, handle_clear},
+    {Py_tp_finalize, handle_finalize},
     {Py_tp_repr, handle_repr},
     {Py_tp_methods, handle_methods},
     {Py_tp_getset, handle_getset},
