@@ -16,9 +16,9 @@ __all__ = ["AbortOnDropHandle"]
 class AbortOnDropHandle[T]:
     """A `JoinHandle` whose task is aborted when nobody holds it any more.
 
-    Awaiting it is awaiting the `JoinHandle`. `with` aborts the task at the end of the block, `async with` also waits for
-    its end, and raises what the task failed with; garbage collection is the safety net, and may be late. `detach()` gives
-    the plain handle back.
+    Awaiting it is awaiting the `JoinHandle`. `with` aborts the task at the end of the block, `async with` also waits
+    for its end, and raises what the task failed with. Garbage collection is the safety net, and may be late. `detach()`
+    gives the plain handle back.
 
     Errors: `TypeError` for what is no `JoinHandle`.
     Cancel safety: awaiting it is cancel safe; the task then lives as long as this handle.
@@ -42,10 +42,7 @@ class AbortOnDropHandle[T]:
     __slots__ = ("__weakref__", "_handle")
 
     def __init__(self, handle: JoinHandle[T], /) -> None:
-        if not isinstance(handle, JoinHandle):
-            kind = type(handle).__name__
-            raise TypeError(f"argument 'handle' must be a JoinHandle, as spawn() returns it, not {kind}: {handle!r}")
-        self._handle: JoinHandle[T] | None = handle
+        self._handle: JoinHandle[T] | None = _checked(handle)
 
     def _get(self) -> JoinHandle[T]:
         if self._handle is None:
@@ -117,6 +114,7 @@ class AbortOnDropHandle[T]:
     async def _wait(self, handle: JoinHandle[T], error: BaseException | None) -> Cancelled | None:
         """Wait for its end, whatever happens meanwhile; the last Cancelled."""
         cancelled: Cancelled | None = None
+        raised: BaseException | None = None
         try:
             while True:
                 try:
@@ -127,14 +125,24 @@ class AbortOnDropHandle[T]:
                     cancelled = again
                     continue
                 except Exception as failure:
-                    if error is None and cancelled is None:
+                    raised = error if cancelled is None else cancelled
+                    if raised is None:
                         raise
-                    (error or cancelled).add_note(f"task {handle.id}, which was aborted, failed: {failure!r}")
+                    raised.add_note(f"task {handle.id}, which was aborted, failed: {failure!r}")
                 return cancelled
         finally:
+            raised = None
             del cancelled, error
 
     def __del__(self) -> None:
         handle = getattr(self, "_handle", None)
         if handle is not None:
             handle.abort()
+
+
+def _checked[T](handle: JoinHandle[T]) -> JoinHandle[T]:
+    found: object = handle
+    if not isinstance(found, JoinHandle):
+        kind = type(found).__name__
+        raise TypeError(f"argument 'handle' must be a JoinHandle, as spawn() returns it, not {kind}: {found!r}")
+    return handle

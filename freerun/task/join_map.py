@@ -58,7 +58,9 @@ class JoinMap[K: Hashable, V]:
     def spawn[*Ts](
         self, key: K, async_fn: Callable[[*Ts], Coroutine[Any, Any, V]], /, *args: *Ts, name: str | None = None
     ) -> JoinHandle[V]: ...
-    def spawn(self, key: K, coro: Any, /, *args: Any, name: str | None = None) -> JoinHandle[V]:
+    def spawn(  # type: ignore[misc]  # mypy on TypeVarTuple
+        self, key: K, coro: Any, /, *args: Any, name: str | None = None
+    ) -> JoinHandle[V]:
         """Start a task under `key`, as `freerun.spawn()` does; the one that has the key is aborted and forgotten.
 
         Errors: as `freerun.spawn()`, `TypeError` if the key has no hash; nothing is replaced then.
@@ -68,9 +70,7 @@ class JoinMap[K: Hashable, V]:
         with self._lock:
             return self._put(key, self._tasks.spawn(coro, *args, name=name))
 
-    def spawn_blocking[**P](
-        self, key: K, fn: Callable[P, V], /, *args: P.args, **kwargs: P.kwargs
-    ) -> JoinHandle[V]:
+    def spawn_blocking[**P](self, key: K, fn: Callable[P, V], /, *args: P.args, **kwargs: P.kwargs) -> JoinHandle[V]:
         """Call an ordinary function on the blocking pool, under `key`. Tokio: `JoinMap::spawn_blocking`."""
         hash(key)
         with self._lock:
@@ -123,8 +123,8 @@ class JoinMap[K: Hashable, V]:
     async def join_next(self) -> tuple[K, V]:
         """Wait for the next task that ends, and take it out: its key and its result.
 
-        Errors: what the task raised, `JoinError` if it was aborted: `join_next_handle()` tells whose it is; `IndexError`
-        if no task is in here, or none any more.
+        Errors: what the task raised, `JoinError` if it was aborted: `join_next_handle()` tells whose it is.
+        `IndexError` if no task is in here, or none any more.
         Cancel safety: no result is lost. Thread safety: for tasks. Tokio: `JoinMap::join_next`.
         """
         key, handle = await self.join_next_handle()
@@ -191,7 +191,10 @@ class JoinMap[K: Hashable, V]:
                 handle.abort()
 
     def abort_all(self) -> None:
-        """Abort every task in here. They stay, until they have ended and were waited for. Tokio: `JoinMap::abort_all`."""
+        """Abort every task in here. They stay, until they have ended and were waited for.
+
+        Cancel safety: does not wait. Thread safety: any thread. Tokio: `JoinMap::abort_all`.
+        """
         self._tasks.abort_all()
 
     def detach_all(self) -> None:

@@ -19,8 +19,8 @@ class JoinSet[T](TaskSet):
     `spawn()` puts a task in, `join_next()` gives the result of the next one that has ended, or raises what it raised;
     `async for result in tasks` takes them until none is left. A task that ends costs the same however many there are.
 
-    `async with JoinSet() as tasks:` aborts at the end of the block whatever is still in there, and waits for it. Without
-    a block a set that is dropped aborts its tasks and does not wait. A failure that nobody took is logged.
+    `async with JoinSet() as tasks:` aborts at the end of the block whatever is still in there, and waits for it.
+    Without a block a set that is dropped aborts its tasks and does not wait. A failure that nobody took is logged.
 
     `spawn()` returns the task's `JoinHandle`, to be told from others or aborted; its result may be read there as well.
 
@@ -48,13 +48,13 @@ class JoinSet[T](TaskSet):
 
     if TYPE_CHECKING:
 
-        @overload  # type: ignore[override]  # the base takes anything
+        @overload
         def spawn(self, coro: Coroutine[Any, Any, T], /, *, name: str | None = None) -> JoinHandle[T]: ...
         @overload
         def spawn[*Ts](
             self, async_fn: Callable[[*Ts], Coroutine[Any, Any, T]], /, *args: *Ts, name: str | None = None
         ) -> JoinHandle[T]: ...
-        def spawn(self, *args: Any, **kwargs: Any) -> Any: ...
+        def spawn(self, *args: Any, **kwargs: Any) -> Any: ...  # type: ignore[misc]  # mypy on TypeVarTuple
         def spawn_blocking[**P](  # type: ignore[override]
             self, fn: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs
         ) -> JoinHandle[T]: ...
@@ -192,16 +192,13 @@ class JoinSet[T](TaskSet):
 
             assert freerun.run(main) == [0, 1, 2, 3]
         """
-        results: list[T] = []
         try:
-            async for result in self:
-                results.append(result)
+            return [result async for result in self]
         except (Cancelled, GeneratorExit):
             raise
         except BaseException:
             await self.shutdown()
             raise
-        return results
 
     def detach_all(self) -> None:
         """Let go of all tasks: those that run go on by themselves, results that nobody took are dropped.

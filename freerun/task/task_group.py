@@ -25,8 +25,8 @@ class TaskGroup(TaskSet):
     outside, by an abort or a scope around it, the tasks are aborted and `Cancelled` goes on; with failures at the same
     time the `ExceptionGroup` is raised, and `Cancelled` comes at the next await.
 
-    Tasks may spawn tasks in their own group. What `spawn()` returns is a `JoinHandle`; there is no need to await it, and
-    the result of a task that succeeded is kept by nothing else. A group that is dropped or closed without having been
+    Tasks may spawn tasks in their own group. What `spawn()` returns is a `JoinHandle`; there is no need to await it,
+    and nothing else keeps the result of a task that succeeded. A group that is dropped or closed without having been
     left aborts its tasks.
 
     Errors: `RuntimeError` if it is entered twice, and for `spawn()` before it is entered, once it is shutting down, and
@@ -58,22 +58,22 @@ class TaskGroup(TaskSet):
     """
 
     __slots__ = ("__weakref__", "_scope")
+    _scope: CancelScope
 
     if TYPE_CHECKING:
 
-        @overload  # type: ignore[override]  # the base takes anything
+        @overload
         def spawn[T](self, coro: Coroutine[Any, Any, T], /, *, name: str | None = None) -> JoinHandle[T]: ...
         @overload
         def spawn[*Ts, T](
             self, async_fn: Callable[[*Ts], Coroutine[Any, Any, T]], /, *args: *Ts, name: str | None = None
         ) -> JoinHandle[T]: ...
-        def spawn(self, *args: Any, **kwargs: Any) -> Any: ...
-        def spawn_blocking[**P, T](  # type: ignore[override]
-            self, fn: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs
-        ) -> JoinHandle[T]: ...
+        def spawn(self, *args: Any, **kwargs: Any) -> Any: ...  # type: ignore[misc]  # mypy on TypeVarTuple
+        def spawn_blocking[**P, T](self, fn: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> JoinHandle[T]: ...
 
-    create_task = TaskSet.spawn if not TYPE_CHECKING else spawn
-    """`spawn()`, by asyncio's name."""
+        create_task = spawn
+    else:
+        create_task = TaskSet.spawn  # asyncio's name for it
 
     def __new__(cls) -> Self:
         """Make a group, to be entered once."""
@@ -126,11 +126,9 @@ class TaskGroup(TaskSet):
             caught = self._scope.__exit__(None if cancelled is None else Cancelled, cancelled, None)
             if error is not None and error is not cancelled and not isinstance(error, Cancelled):
                 errors.append(error)
-            for each in errors:
-                if isinstance(each, KeyboardInterrupt | SystemExit):
-                    if each is error:
-                        return None
-                    raise each
+            if isinstance(error, KeyboardInterrupt | SystemExit):
+                return None
+            _raise_fatal(errors)
             if errors:
                 if cancelled is not None and not caught:
                     self._scope._cancel_again()
@@ -142,7 +140,6 @@ class TaskGroup(TaskSet):
             raise cancelled
         finally:  # exceptions have this frame in their tracebacks
             del cancelled, errors, error, trace
-            each = None
 
     async def _wait(self, cancelled: Cancelled | None) -> Cancelled | None:
         """Wait for all tasks, whatever happens; the last Cancelled."""
@@ -159,3 +156,12 @@ class TaskGroup(TaskSet):
             raise
         finally:
             del cancelled
+
+
+def _raise_fatal(errors: list[BaseException]) -> None:
+    for error in errors:
+        if isinstance(error, KeyboardInterrupt | SystemExit):
+            try:
+                raise error
+            finally:  # its traceback has this frame
+                del error, errors

@@ -11,19 +11,23 @@
 static const char doc[] =
     "CancelScope(*, deadline=None, shield=False)\n--\n\n"
     "A part of a task that can be cancelled by itself: `async with CancelScope() as scope:`, or plain `with`.\n\n"
-    "`scope.cancel()`, from any thread, and the `deadline` give the body `Cancelled` at the await where it waits, once;\n"
+    "`scope.cancel()`, from any thread, and the `deadline` give the body `Cancelled` at the await where it waits, "
+    "once;\n"
     "its cleanup may await. The block then ends without an error, and `cancelled_caught` says so. `deadline` is an\n"
-    "`Instant`, or seconds (float, int or `timedelta`) counted from the entry. What is cancelled is this block in this\n"
+    "`Instant`, or seconds (float, int or `timedelta`) counted from the entry. What is cancelled is this block in "
+    "this\n"
     "task: tasks that it has spawned go on, except those of a `TaskGroup` in it, which it aborts and waits for.\n\n"
     "With `shield=True` the body is kept from what comes from outside: the cancelling of a scope or timeout around it\n"
     "and an abort of the task wait until the block is left, and come at the next await after it. Its own `cancel()`\n"
     "and `deadline` work as ever. A shutdown's deadline is not kept off: what is still shielded then is closed.\n\n"
     "Scopes nest; when several are due, the outermost wins. The relatives: `timeout(s)` is such a block which raises\n"
     "`TimeoutError` instead of ending quietly, and is never a shield.\n\n"
-    "Errors: `TypeError` and `ValueError` for bad arguments; `RuntimeError` if it is entered twice, outside a task, or\n"
+    "Errors: `TypeError` and `ValueError` for bad arguments; `RuntimeError` if it is entered twice, outside a task, "
+    "or\n"
     "with a deadline where the runtime has no timers.\n"
     "Cancel safety: a body that swallows `Cancelled` goes on, and is not cancelled again. Thread safety: `cancel()`,\n"
-    "`deadline` and `cancel_called` from any thread, the rest in the task. Tokio: none; trio's and anyio's CancelScope,\n"
+    "`deadline` and `cancel_called` from any thread, the rest in the task. Tokio: none; trio's and anyio's "
+    "CancelScope,\n"
     "but edge-triggered.\n\n"
     "Example::\n\n"
     "    import freerun\n"
@@ -249,7 +253,8 @@ static PyGetSetDef cancel_scope_getset[] = {
     {"cancel_called", get_cancel_called, NULL, "Whether cancel() was called, or the deadline passed in time.", NULL},
     {"cancelled_caught", get_cancelled_caught, NULL, "Whether the block was ended by this scope's cancelling.", NULL},
     {"deadline", get_deadline, set_deadline,
-     "The Instant at which it is cancelled, or None. May be set, to seconds from now too, from any thread; RuntimeError "
+     "The Instant at which it is cancelled, or None. May be set, to seconds from now too, from any thread; "
+     "RuntimeError "
      "if it has been cancelled or is over.",
      NULL},
     {"shield", get_shield, set_shield,

@@ -54,8 +54,8 @@ struct fr_task {
         void *owed;           /* a Cancelled that a shield held back; never that of a blocking call */
     };
     struct fr_member *member; /* its place in a set of tasks, NULL: it is in none */
-    struct fr_scope *scopes; /* the innermost one that the line being stepped is in; owned */
-    struct fr_scope *floor;  /* where those around that line begin; NULL: it is the task's own */
+    struct fr_scope *scopes;  /* the innermost one that the line being stepped is in; owned */
+    struct fr_scope *floor;   /* where those around that line begin; NULL: it is the task's own */
     struct fr_mutex lock;
     uint16_t shard;
     uint16_t generation; /* of rt, its low bits: whether that runtime still lives */
