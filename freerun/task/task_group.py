@@ -51,8 +51,8 @@ class TaskGroup(TaskSet):
                     for n in range(4):
                         group.spawn(fetch, n)
             except* ValueError as failures:
-                return repr(failures.exceptions)
-            return "all went well"
+                outcome = repr(failures.exceptions)
+            return outcome
 
         assert freerun.run(main) == "(ValueError(2),)"
     """
