@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import gc
 import weakref
+from collections.abc import AsyncIterator
 from typing import Any
 
 import pytest
@@ -327,6 +329,49 @@ async def test_nested_an_inner_failure_that_is_handled() -> None:
         await freerun.yield_now()  # the outer one is none the worse
         more = outer.spawn(value, 6)
     assert (await kept, await more) == (5, 6)
+
+
+@every_flavor
+async def test_nested_both_fail() -> None:
+    """The inner failure is handled; the outer one's cancelling of the body is not lost with it."""
+    log = []
+    barrier = Barrier(2)
+
+    async def fails(error: Exception) -> None:
+        await barrier.wait()
+        raise error
+
+    for _ in range(20):
+        with pytest.raises(ExceptionGroup) as caught:
+            async with TaskGroup() as outer:
+                try:
+                    async with TaskGroup() as inner:
+                        inner.spawn(fails, ValueError())
+                        outer.spawn(fails, Boom())
+                        await never()
+                except* ValueError:
+                    log.append("inner")
+                await never()  # cancelled, now or by and by
+        assert kinds(caught.value) == [Boom]
+        await freerun.yield_now()
+    assert set(log) <= {"inner"}  # the inner task may have been aborted before it failed
+
+
+@every_flavor
+async def test_a_context_manager_that_raises_as_it_is_left() -> None:
+    @contextlib.asynccontextmanager
+    async def database() -> AsyncIterator[None]:
+        try:
+            yield
+        finally:
+            raise ValueError
+
+    with pytest.raises(ExceptionGroup) as caught:
+        async with TaskGroup() as group:
+            async with database():
+                group.spawn(boom)
+                await never()
+    assert kinds(caught.value) == [Boom, ValueError]
 
 
 @every_flavor
@@ -798,6 +843,13 @@ async def test_no_reference_cycles() -> None:
             await never()
             del payload
 
+    async def interrupted() -> None:
+        async with TaskGroup() as group:
+            group.spawn(never)
+            payload = Payload()
+            refs.append(weakref.ref(payload))
+            raise KeyboardInterrupt(payload)
+
     refs: list[weakref.ref[Payload]] = []
     gc.collect()
     gc.disable()
@@ -814,6 +866,12 @@ async def test_no_reference_cycles() -> None:
         handle.abort()
         with pytest.raises(freerun.JoinError):
             await handle
+        assert refs[-1]() is None
+        try:
+            await interrupted()
+        except KeyboardInterrupt:
+            pass
+        await freerun.yield_now()
         assert refs[-1]() is None
     finally:
         gc.enable()
