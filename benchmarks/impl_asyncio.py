@@ -342,6 +342,57 @@ async def rwlock_free(rounds: int) -> int:
     return done
 
 
+async def task_group_1000(tasks: int, rounds: int) -> int:
+    """A `TaskGroup`, over and over."""
+
+    async def task() -> int:
+        await asyncio.sleep(0)
+        return 1
+
+    total = 0
+    for _ in range(rounds):
+        async with asyncio.TaskGroup() as group:
+            spawned = [group.create_task(task()) for _ in range(tasks)]
+        for each in spawned:
+            total += each.result()
+    return total
+
+
+async def cancel_4000(tasks: int, rounds: int) -> int:
+    """`Task.cancel()` for each, then `gather()`."""
+    cancelled: list[None] = []
+    loop = asyncio.get_running_loop()
+
+    async def parked() -> None:
+        try:
+            await loop.create_future()
+        except asyncio.CancelledError:
+            cancelled.append(None)
+            raise
+
+    for _ in range(rounds):
+        spawned = [asyncio.create_task(parked()) for _ in range(tasks)]
+        await asyncio.sleep(0)
+        for each in spawned:
+            each.cancel()
+        await asyncio.gather(*spawned, return_exceptions=True)
+    return len(cancelled)
+
+
+async def join_set(tasks: int, rounds: int) -> int:
+    """`asyncio.as_completed()`."""
+
+    async def task(number: int) -> int:
+        await asyncio.sleep(0)
+        return number
+
+    total = 0
+    for _ in range(rounds):
+        for each in asyncio.as_completed([task(number) for number in range(tasks)]):
+            total += await each
+    return total
+
+
 async def sleepers(count: int) -> int:
     """`count` tasks that sleep at the same time."""
 

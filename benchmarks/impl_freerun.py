@@ -375,6 +375,64 @@ async def rwlock_free(rounds: int) -> int:
     return done
 
 
+async def task_group_1000(tasks: int, rounds: int) -> int:
+    """A `TaskGroup`, over and over."""
+
+    async def task() -> int:
+        await freerun.yield_now()
+        return 1
+
+    total = 0
+    for _ in range(rounds):
+        async with freerun.TaskGroup() as group:
+            handles = [group.spawn(task) for _ in range(tasks)]
+        for handle in handles:
+            total += await handle
+    return total
+
+
+async def cancel_4000(tasks: int, rounds: int) -> int:
+    """`JoinSet.shutdown()` of tasks that all wait."""
+    started: list[None] = []
+    cancelled: list[None] = []
+
+    async def parked() -> None:
+        started.append(None)
+        try:
+            while True:
+                await park()
+        except freerun.Cancelled:
+            cancelled.append(None)
+            raise
+
+    for _ in range(rounds):
+        started.clear()
+        group = freerun.JoinSet[None]()
+        for _ in range(tasks):
+            group.spawn(parked)
+        while len(started) < tasks:
+            await freerun.yield_now()
+        await group.shutdown()
+    return len(cancelled)
+
+
+async def join_set(tasks: int, rounds: int) -> int:
+    """`async for` over a `JoinSet`."""
+
+    async def task(number: int) -> int:
+        await freerun.yield_now()
+        return number
+
+    total = 0
+    for _ in range(rounds):
+        group = freerun.JoinSet[int]()
+        for number in range(tasks):
+            group.spawn(task, number)
+        async for number in group:
+            total += number
+    return total
+
+
 async def sleepers(count: int) -> int:
     """`count` tasks that sleep at the same time."""
 

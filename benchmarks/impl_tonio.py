@@ -344,6 +344,56 @@ async def rwlock_free(rounds: int) -> int:
     return done
 
 
+async def task_group_1000(tasks: int, rounds: int) -> int:
+    """A scope, over and over; it gives no results, so the tasks count themselves."""
+    done: list[None] = []
+
+    async def task() -> None:
+        await tonio.yield_now()
+        done.append(None)
+
+    for _ in range(rounds):
+        async with tonio.scope() as scope:
+            for _ in range(tasks):
+                scope.spawn(task())
+    return len(done)
+
+
+async def cancel_4000(tasks: int, rounds: int) -> int:
+    """A scope that is cancelled. Its tasks cannot count that: their cleanup does not run, or not in time."""
+    cancelled = 0
+    for _ in range(rounds):
+        never = tonio.Event()
+        parked: list[None] = []
+
+        async def park(never: tonio.Event = never, parked: list[None] = parked) -> None:
+            parked.append(None)
+            await never.waiter(None)
+
+        async with tonio.scope() as scope:
+            for _ in range(tasks):
+                scope.spawn(park())
+            while len(parked) < tasks:
+                await tonio.yield_now()
+            scope.cancel()
+        cancelled += len(parked)
+    return cancelled
+
+
+async def join_set(tasks: int, rounds: int) -> int:
+    """`as_completed()`."""
+
+    async def task(number: int) -> int:
+        await tonio.yield_now()
+        return number
+
+    total = 0
+    for _ in range(rounds):
+        async for number in tonio.as_completed(*[task(number) for number in range(tasks)]):
+            total += number
+    return total
+
+
 async def sleepers(count: int) -> int:
     """`count` tasks that sleep at the same time."""
 

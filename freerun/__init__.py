@@ -33,22 +33,38 @@ from ._errors import (
 from ._version import __version__
 from .interp import spawn_isolated
 from .runtime import Builder, Handle, Runtime, build_info, main, run
-from .task import AbortHandle, JoinHandle, block_in_place, join, select, spawn, spawn_blocking, try_join, yield_now
+from .task import (
+    AbortHandle,
+    CancelScope,
+    JoinHandle,
+    JoinSet,
+    TaskGroup,
+    block_in_place,
+    join,
+    select,
+    spawn,
+    spawn_blocking,
+    try_join,
+    yield_now,
+)
 from .testing import test
 
 __all__ = [
     "AbortHandle",
     "AcquireError",
     "Builder",
+    "CancelScope",
     "Cancelled",
     "Handle",
     "JoinError",
     "JoinHandle",
+    "JoinSet",
     "RecvError",
     "Runtime",
     "RuntimeShutdown",
     "SendError",
     "SendTimeoutError",
+    "TaskGroup",
     "TrySendError",
     "WouldBlock",
     "__version__",

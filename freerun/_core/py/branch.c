@@ -139,6 +139,8 @@ void fr_branch_task_init(struct fr_task *task, enum fr_task_kind kind, struct fr
     task->kind = kind;
     task->rt = rt;
     task->next = NULL;
+    task->owed = NULL;
+    task->member = NULL;
     task->scopes = (struct fr_scope *)Py_XNewRef((PyObject *)scopes);
     task->floor = scopes;
     task->started = task->yielded = task->shielded = false;

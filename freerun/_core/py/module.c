@@ -352,6 +352,8 @@ static int (*const add_types[])(struct fr_module *mod) = {
     fr_parcel_add_types,
     fr_pipe_add_types,
     fr_job_add_types,
+    fr_cancel_scope_add_types,
+    fr_join_set_add_types,
     fr_core_add_types,
 };
 
@@ -416,6 +418,9 @@ static int module_traverse(PyObject *module, visitproc visit, void *arg)
                        (PyObject *)mod->group_type,
                        (PyObject *)mod->strand_type,
                        (PyObject *)mod->unconstrained_type,
+                       (PyObject *)mod->cancel_scope_type,
+                       (PyObject *)mod->task_set_type,
+                       (PyObject *)mod->set_wait_type,
                        mod->exc_cancelled,
                        mod->exc_join,
                        mod->exc_shutdown,
@@ -483,6 +488,9 @@ static int module_clear(PyObject *module)
     Py_CLEAR(mod->group_type);
     Py_CLEAR(mod->strand_type);
     Py_CLEAR(mod->unconstrained_type);
+    Py_CLEAR(mod->cancel_scope_type);
+    Py_CLEAR(mod->task_set_type);
+    Py_CLEAR(mod->set_wait_type);
     Py_CLEAR(mod->exc_cancelled);
     Py_CLEAR(mod->exc_join);
     Py_CLEAR(mod->exc_shutdown);

@@ -36,6 +36,8 @@ enum fr_free_kind {
     FR_FREE_WRITE_GUARD,
     FR_FREE_NOTIFIED,
     FR_FREE_GROUP,
+    FR_FREE_CANCEL_SCOPE,
+    FR_FREE_SET_WAIT,
     FR_FREE_KINDS
 };
 
@@ -91,6 +93,9 @@ struct fr_module {
     PyTypeObject *guard_type;
     PyTypeObject *notify_type;
     PyTypeObject *notified_type;
+    PyTypeObject *cancel_scope_type;
+    PyTypeObject *task_set_type;
+    PyTypeObject *set_wait_type;
     PyTypeObject *mpsc_types[FR_MPSC_TYPES];
     PyTypeObject *listeners_type;
     PyTypeObject *listen_type;
@@ -164,6 +169,8 @@ int fr_unconstrained_add_types(struct fr_module *mod);
 int fr_parcel_add_types(struct fr_module *mod);
 int fr_pipe_add_types(struct fr_module *mod);
 int fr_job_add_types(struct fr_module *mod);
+int fr_cancel_scope_add_types(struct fr_module *mod);
+int fr_join_set_add_types(struct fr_module *mod);
 
 /* Module functions, each in the file of its subject. */
 PyObject *fr_leaf_yield_now(PyObject *module, PyObject *ignored);

@@ -12,7 +12,8 @@
  *            result, outcome    holder of RUNNING before COMPLETE (release), then the JoinHandle's readers (acquire)
  *            joiners            under `lock`
  *            owned, shard       under the shard's lock
- *            scopes, floor      the holder of RUNNING, see scope.h
+ *            scopes, floor, owed   the holder of RUNNING, see scope.h
+ *            member             constant from publication on; see join_set.h
  *            rt                 constant; valid memory for ever (runtimes are recycled, not freed), see runtime.h
  * INVARIANTS T1 only the holder of RUNNING touches the coroutine.
  *            T2 COMPLETE is set exactly once, after result and outcome are written.
@@ -29,6 +30,7 @@
 #include "rt/waiter.h"
 #include "thread.h"
 
+struct fr_member;
 struct fr_scope;
 
 enum fr_outcome { FR_OUT_PENDING, FR_OUT_RETURNED, FR_OUT_RAISED, FR_OUT_CANCELLED };
@@ -59,9 +61,11 @@ struct fr_task {
     struct fr_node *joiners; /* a ring without a head: the oldest waiter, NULL if none */
     const struct fr_site *site;
     uint64_t id;
-    struct fr_task *next;    /* free list, blocking queue */
-    struct fr_scope *scopes; /* the innermost one that the line being stepped is in; owned */
-    struct fr_scope *floor;  /* where those around that line begin; NULL: it is the task's own */
+    struct fr_task *next;     /* free list, blocking queue, what is woken of a group of branches */
+    void *owed;               /* a Cancelled that a shield held back */
+    struct fr_member *member; /* its place in a set of tasks, NULL: it is in none */
+    struct fr_scope *scopes;  /* the innermost one that the line being stepped is in; owned */
+    struct fr_scope *floor;   /* where those around that line begin; NULL: it is the task's own */
     struct fr_mutex lock;
     _Atomic int32_t unseen; /* see futurelock.h */
     uint16_t shard;
@@ -99,6 +103,11 @@ bool fr_task_abort(struct fr_task *task);
  * `what` is a coroutine or a callable; `args` are borrowed. `cleanup`: also while tasks are being cancelled. */
 PyObject *fr_task_spawn(struct fr_runtime *rt, PyObject *what, PyObject *const *args, Py_ssize_t nargs, PyObject *name,
                         bool cleanup);
+/* The same into a set, which `member` is a place in; it is theirs from now on, whatever happens. */
+PyObject *fr_task_spawn_member(struct fr_runtime *rt, PyObject *what, PyObject *const *args, Py_ssize_t nargs,
+                               PyObject *name, struct fr_member *member);
+PyObject *fr_task_spawn_blocking_member(struct fr_runtime *rt, PyObject *fn, PyObject *const *args, Py_ssize_t nargs,
+                                        PyObject *kwnames, struct fr_member *member);
 /* With RuntimeShutdown set before there was a task: closes a coroutine, as fr_task_spawn() does. */
 void fr_task_refused(struct fr_module *mod, PyObject *what);
 PyObject *fr_task_spawn_blocking(struct fr_runtime *rt, PyObject *fn, PyObject *const *args, Py_ssize_t nargs,
