@@ -8,7 +8,7 @@ from collections import Counter
 from random import Random
 
 import pytest
-from support import STOOD_IN_FOR, PATIENCE, in_threads, only, seeded, stress_seconds
+from support import PATIENCE, STOOD_IN_FOR, in_threads, only, seeded, stress_seconds
 
 import freerun
 from freerun.sync import mpsc

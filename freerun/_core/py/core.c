@@ -588,8 +588,8 @@ static int parse_config(PyObject *args, PyObject *kwargs, struct config *c)
             args, kwargs, "$ppIIdnIIppppppOdOOOOOOOOOOOOO:Core", names, &c->current_thread, &c->pinned, &c->workers,
             &c->max_blocking, &c->keep_alive, &c->stack_size, &c->event_interval, &c->global_interval, &c->lifo_slot,
             &c->stand_in, &c->io, &c->time, &c->io_uring, &c->start_paused, &c->seed, &c->slow_poll, &h->thread_name,
-            &h->unhandled, &h->slow_poll, &h->futurelock, &h->agen_first, &h->agen_final, &h->drained, &h->thread_start, &h->thread_stop,
-            &h->thread_park, &h->thread_unpark, &h->task_spawn, &h->task_terminate)) {
+            &h->unhandled, &h->slow_poll, &h->futurelock, &h->agen_first, &h->agen_final, &h->drained, &h->thread_start,
+            &h->thread_stop, &h->thread_park, &h->thread_unpark, &h->task_spawn, &h->task_terminate)) {
         return -1;
     }
     if (c->workers < 1 || c->workers > FR_MAX_WORKERS || c->event_interval < 1 || c->max_blocking < 1) {

@@ -331,30 +331,12 @@ static int import_drain(struct fr_module *mod)
 }
 
 static int (*const add_types[])(struct fr_module *mod) = {
-    fr_task_add_types,
-    fr_leaf_add_types,
-    fr_timer_add_types,
-    fr_timeout_add_types,
-    fr_scope_add_types,
-    fr_io_add_types,
-    fr_oneshot_add_types,
-    fr_semaphore_add_types,
-    fr_mutex_add_types,
-    fr_mpsc_add_types,
-    fr_notify_add_types,
-    fr_listeners_add_types,
-    fr_rwlock_add_types,
-    fr_countdown_add_types,
-    fr_group_add_types,
-    fr_unconstrained_add_types,
-    fr_strand_add_types,
-    fr_signal_add_types,
-    fr_parcel_add_types,
-    fr_pipe_add_types,
-    fr_job_add_types,
-    fr_cancel_scope_add_types,
-    fr_join_set_add_types,
-    fr_core_add_types,
+    fr_task_add_types,   fr_leaf_add_types,         fr_timer_add_types,    fr_timeout_add_types,
+    fr_scope_add_types,  fr_io_add_types,           fr_oneshot_add_types,  fr_semaphore_add_types,
+    fr_mutex_add_types,  fr_mpsc_add_types,         fr_notify_add_types,   fr_listeners_add_types,
+    fr_rwlock_add_types, fr_countdown_add_types,    fr_group_add_types,    fr_unconstrained_add_types,
+    fr_strand_add_types, fr_signal_add_types,       fr_parcel_add_types,   fr_pipe_add_types,
+    fr_job_add_types,    fr_cancel_scope_add_types, fr_join_set_add_types, fr_core_add_types,
 };
 
 static int module_exec(PyObject *module)
