@@ -176,7 +176,9 @@ def park() -> Awaitable[None]: ...  # one suspension; ends at the next wake-up o
 def consume_budget() -> Awaitable[None]: ...
 def refuse_on_worker(function: str, instead: str, /) -> None: ...  # RuntimeError if this thread polls tasks
 def io_uring_errno() -> int: ...
-def after_fork_in_child() -> None: ...  # os.register_at_fork
+def before_fork() -> None: ...  # os.register_at_fork
+def after_fork_in_parent() -> None: ...  # the same
+def after_fork_in_child() -> None: ...  # the same
 
 @final
 class Timeout:

@@ -13,7 +13,7 @@ import threading
 import time
 from typing import TYPE_CHECKING
 
-from freerun._core._native import after_fork_in_child
+from freerun._core._native import after_fork_in_child, after_fork_in_parent, before_fork
 from freerun._errors import RuntimeShutdown
 
 if TYPE_CHECKING:
@@ -77,4 +77,4 @@ def _after_fork() -> None:
 _parents: list[_Registry] = []
 
 atexit.register(_at_exit)
-os.register_at_fork(after_in_child=_after_fork)
+os.register_at_fork(before=before_fork, after_in_parent=after_fork_in_parent, after_in_child=_after_fork)

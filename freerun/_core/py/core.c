@@ -1283,6 +1283,7 @@ PyObject *fr_core_after_fork(PyObject *module, PyObject *Py_UNUSED(ignored))
     free_lock = (struct fr_mutex)FR_MUTEX_INIT;
     free_runtimes = NULL;
     fr_claims_after_fork();
+    fr_threads_after_fork_in_child();
     fr_sites_after_fork(PyModule_GetState(module));
     if (fr_thread.worker && !fr_thread.task) { /* a fork inside a task lets that task go on to its end */
         fr_thread.worker = NULL;

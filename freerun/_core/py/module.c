@@ -130,6 +130,9 @@ static PyMethodDef functions[] = {
      "it; await `instead`."},
     {"io_uring_errno", fr_core_io_uring_errno, METH_NOARGS,
      "io_uring_errno()\n--\n\nWhy the system refuses io_uring, as an errno; 0: it does not."},
+    {"before_fork", fr_threads_before_fork, METH_NOARGS, "before_fork()\n--\n\nFor os.register_at_fork()."},
+    {"after_fork_in_parent", fr_threads_after_fork_in_parent, METH_NOARGS,
+     "after_fork_in_parent()\n--\n\nFor os.register_at_fork()."},
     {"after_fork_in_child", fr_core_after_fork, METH_NOARGS, "after_fork_in_child()\n--\n\nFor os.register_at_fork()."},
     {NULL, NULL, 0, NULL},
 };

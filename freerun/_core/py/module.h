@@ -164,6 +164,8 @@ PyObject *fr_core_current(PyObject *module, PyObject *ignored);
 PyObject *fr_core_try_current(PyObject *module, PyObject *ignored);
 PyObject *fr_core_io_uring_errno(PyObject *module, PyObject *ignored);
 PyObject *fr_core_after_fork(PyObject *module, PyObject *ignored);
+PyObject *fr_threads_before_fork(PyObject *module, PyObject *ignored);
+PyObject *fr_threads_after_fork_in_parent(PyObject *module, PyObject *ignored);
 
 /* Creates a heap type from `spec`; `name` NULL: not exported. */
 int fr_module_add_type(struct fr_module *mod, PyTypeObject **slot, PyType_Spec *spec, const char *name);

@@ -240,6 +240,7 @@ PyObject *fr_pool_running(struct fr_runtime *rt);
 /* ---- threads.c ---- */
 typedef void (*fr_thread_main)(struct fr_runtime *rt, void *arg);
 /* Starts a native thread, signals blocked, with a thread state of its own; `main` runs attached. 0 or -errno. */
+void fr_threads_after_fork_in_child(void);
 int fr_thread_spawn(struct fr_runtime *rt, const char *kind, uint32_t index, fr_thread_main main, void *arg);
 /* Joins the threads that have ended; the others go on. Attached. */
 void fr_threads_reap(struct fr_runtime *rt);
