@@ -31,6 +31,8 @@ settings = _Settings()
 
 # pytest-timeout would end the test without a word about its tasks; so be earlier.
 _EARLIER = 0.9
+# Seconds for a test that is being ended, between the means that are tried one after the other.
+_GRACE = 1.0
 
 
 def run_test(async_fn: Callable[[], Coroutine[Any, Any, object]], options: Options, name: str) -> None:
@@ -42,7 +44,7 @@ def run_test(async_fn: Callable[[], Coroutine[Any, Any, object]], options: Optio
         with runtime.handle().enter():
             watchdog.run(runtime, async_fn)
     finally:
-        runtime.shutdown(1.0 if watchdog.expired else None)
+        runtime.shutdown(_GRACE if watchdog.expired else None)
 
 
 def _limit(options: Options) -> float:
@@ -118,6 +120,8 @@ class _Watchdog:
         if (task := self._task) is not None:
             task.abort()
         main = threading.main_thread().ident
-        pauses = itertools.chain((1.0, 1.0), itertools.repeat(10.0))  # after the second one it is on its way out
+        pauses = itertools.chain(
+            (_GRACE, _GRACE), itertools.repeat(10 * _GRACE)
+        )  # after the second one it is on its way out
         while main is not None and not self._over.wait(next(pauses)):
             signal.pthread_kill(main, signal.SIGINT)

@@ -181,7 +181,9 @@ def test_a_hang_is_dumped_and_ended(options: dict[str, Any], capfd: pytest.Captu
     assert "await freerun.lowlevel.park()" in err
 
 
-def test_a_test_that_never_awaits_is_ended() -> None:
+def test_a_test_that_never_awaits_is_ended(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(_runner, "_GRACE", 0.3)
+
     @freerun.test(timeout=0.1)
     async def spins() -> None:
         while True:
@@ -191,7 +193,9 @@ def test_a_test_that_never_awaits_is_ended() -> None:
         spins()
 
 
-def test_a_test_that_swallows_cancelled_is_ended() -> None:
+def test_a_test_that_swallows_cancelled_is_ended(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(_runner, "_GRACE", 0.3)
+
     @freerun.test(timeout=dt.timedelta(milliseconds=100))
     async def stubborn() -> None:
         while True:
