@@ -187,6 +187,8 @@ def consume_budget() -> Awaitable[None]: ...
 def shielded_yield() -> Awaitable[None]: ...  # yields once; nothing is thrown in meanwhile
 def refuse_on_worker(function: str, instead: str, /) -> None: ...  # RuntimeError if this thread polls tasks
 def io_uring_errno() -> int: ...
+def before_fork() -> None: ...  # os.register_at_fork
+def after_fork_in_parent() -> None: ...  # the same
 
 @final
 class SignalListener:
@@ -198,7 +200,7 @@ class SignalListener:
 def signal_notify(number: int, /) -> bool: ...
 def signals_rearm(number: int, /) -> None: ...
 def signals_restore() -> None: ...
-def after_fork_in_child() -> None: ...  # os.register_at_fork
+def after_fork_in_child() -> None: ...  # the same
 
 type _Branch[T] = Awaitable[T] | Callable[[], Awaitable[T]]
 

@@ -14,7 +14,7 @@ import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
-from freerun._core._native import after_fork_in_child, signals_restore
+from freerun._core._native import after_fork_in_child, after_fork_in_parent, before_fork, signals_restore
 from freerun._errors import RuntimeShutdown
 from freerun.interp._isolated import before_exit
 
@@ -95,4 +95,4 @@ _parents: list[_Registry] = []
 _last: list[Callable[[], None]] = [signals_restore]  # nobody is left who would hear a signal
 
 atexit.register(_at_exit)
-os.register_at_fork(after_in_child=_after_fork)
+os.register_at_fork(before=before_fork, after_in_parent=after_fork_in_parent, after_in_child=_after_fork)

@@ -278,18 +278,17 @@ from freerun._core import drain
 def stop(number, frame):
     sys.exit(5)
 signal.signal(signal.SIGTERM, stop)
-def raise_signal():
+def raise_signal():  # once
     import signal, threading
     if threading.current_thread() is threading.main_thread():
+        drain.__code__ = (lambda: None).__code__
         signal.raise_signal(signal.SIGTERM)
 async def main():
     drain.drain.__code__ = raise_signal.__code__
     try:
         await ftime.sleep(3600)
     finally:
-        drain.drain.__code__ = nothing.__code__
         print("cleaned up")
-def nothing(): pass
 with build() as rt:
     rt.block_on(main)
 """
@@ -570,11 +569,14 @@ def test_blocking_result_is_interrupted(flavor_name: str) -> None:
     source = """
 rt = build()
 h = rt.spawn(ftime.sleep, 3600)
+def once(number, frame):
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    raise KeyboardInterrupt
+signal.signal(signal.SIGINT, once)
 try:
     print("ready")
     h.blocking_result()
 except KeyboardInterrupt:
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
     print("raised")
 rt.shutdown()
 """
@@ -582,7 +584,7 @@ rt.shutdown()
         expect_line(child, "ready")
         while child.poll() is None:  # one may come just before the wait begins
             try:
-                child.wait(0.3)
+                child.wait(0.05)
             except subprocess.TimeoutExpired:
                 interrupt(child)
         assert finish(child) == (0, "raised\n", "")

@@ -215,7 +215,7 @@ async def test_several_takers() -> None:
 @every_flavor
 async def test_a_burst_does_not_starve_others(flavor: Flavor) -> None:
     """A thousand ticks are ready at once. After the first 128 it is behind the other in the queue of its worker, or
-    just before it. With a second worker it could go there and be done while the system lets the first one wait."""
+    just before it. With a second worker it could go there, and be done while the system lets the first one wait."""
     release = await occupy(max(flavor.workers - 1, 0))
     every = interval_at(Instant.now() - 100, 0.001)
     ran: list[int] = []

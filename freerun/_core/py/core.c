@@ -1342,6 +1342,7 @@ PyObject *fr_core_after_fork(PyObject *module, PyObject *Py_UNUSED(ignored))
     fr_claims_after_fork();
     fr_signals_after_fork();
     fr_isolated_after_fork();
+    fr_threads_after_fork_in_child();
     fr_sites_after_fork(PyModule_GetState(module));
     if (fr_thread.worker && !fr_thread.task) { /* a fork inside a task lets that task go on to its end */
         fr_thread.worker = NULL;

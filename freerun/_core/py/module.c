@@ -287,6 +287,9 @@ static PyMethodDef functions[] = {
      "signals_rearm(number, /)\n--\n\nInstall the engine's handler again, if that signal has listeners."},
     {"signals_restore", fr_signals_restore_py, METH_NOARGS,
      "signals_restore()\n--\n\nAt the main interpreter's exit: put back every handler that was replaced."},
+    {"before_fork", fr_threads_before_fork, METH_NOARGS, "before_fork()\n--\n\nFor os.register_at_fork()."},
+    {"after_fork_in_parent", fr_threads_after_fork_in_parent, METH_NOARGS,
+     "after_fork_in_parent()\n--\n\nFor os.register_at_fork()."},
     {"after_fork_in_child", fr_core_after_fork, METH_NOARGS, "after_fork_in_child()\n--\n\nFor os.register_at_fork()."},
     {NULL, NULL, 0, NULL},
 };

@@ -206,6 +206,8 @@ PyObject *fr_core_after_fork(PyObject *module, PyObject *ignored);
 PyObject *fr_signals_notify_py(PyObject *module, PyObject *number);
 PyObject *fr_signals_rearm_py(PyObject *module, PyObject *number);
 PyObject *fr_signals_restore_py(PyObject *module, PyObject *ignored);
+PyObject *fr_threads_before_fork(PyObject *module, PyObject *ignored);
+PyObject *fr_threads_after_fork_in_parent(PyObject *module, PyObject *ignored);
 
 /* Creates a heap type from `spec`; `name` NULL: not exported. */
 int fr_module_add_type(struct fr_module *mod, PyTypeObject **slot, PyType_Spec *spec, const char *name);
