@@ -364,6 +364,9 @@ static void poll_all(struct fr_group *group)
             return;
         }
         poll(group, branch);
+        if (__builtin_expect(fr_forked(group->set->owner->rt), 0)) {
+            return; /* in the child the branch went on to its next await, and no other branch goes on at all */
+        }
         collect(group);
     }
 }

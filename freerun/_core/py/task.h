@@ -51,9 +51,19 @@ enum fr_task_kind {
 struct fr_task {
     _Atomic uint64_t state;
     struct fr_runtime *rt;
-    uint8_t kind;   /* here: who wakes it needs these three */
-    PyObject *coro; /* kind CORO: the coroutine or iterator; else the awaitable or callable */
-    PyObject *args; /* tuple or NULL; with `one_arg` the argument itself: a tuple less to make, and to collect */
+    uint8_t kind; /* here: who wakes it needs these three, and who grants it something `unseen` */
+    uint8_t outcome;
+    _Atomic int16_t unseen; /* see futurelock.h */
+    bool started;
+    bool claimed; /* `coro` is in claims.c */
+    bool quiet;   /* a failure is somebody else's to report (block_on's main task) */
+    /* One byte: the spawner, then the holder of RUNNING. */
+    bool one_arg : 1;
+    bool yielded : 1;  /* yield_now() has yielded and not yet resumed */
+    bool shielded : 1; /* in a shielded yield (leaf.c): resumed as if nothing were due */
+    uint8_t duty : 2;  /* of a blocking call; constant once it is queued */
+    PyObject *coro;    /* kind CORO: the coroutine or iterator; else the awaitable or callable */
+    PyObject *args;    /* tuple or NULL; with `one_arg` the argument itself: a tuple less to make, and to collect */
     PyObject *context;
     PyObject *result; /* a blocking task that has not run yet: its keyword arguments, dict or NULL */
     PyObject *name;   /* str or NULL */
@@ -67,17 +77,8 @@ struct fr_task {
     struct fr_scope *scopes;  /* the innermost one that the line being stepped is in; owned */
     struct fr_scope *floor;   /* where those around that line begin; NULL: it is the task's own */
     struct fr_mutex lock;
-    _Atomic int32_t unseen; /* see futurelock.h */
     uint16_t shard;
     uint16_t generation; /* of rt, its low bits: whether that runtime still lives */
-    uint8_t outcome;
-    uint8_t duty;
-    bool started;
-    bool one_arg;
-    bool claimed;  /* `coro` is in claims.c */
-    bool yielded;  /* yield_now() has yielded and not yet resumed; the holder of RUNNING */
-    bool shielded; /* in a shielded yield (leaf.c): resumed as if nothing were due; the holder of RUNNING */
-    bool quiet;    /* a failure is somebody else's to report (block_on's main task) */
 };
 
 static inline void fr_task_ref(struct fr_task *task)
