@@ -12,7 +12,7 @@ import socket
 from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Any, cast
 
-from workloads import TLS_MESSAGE, allocating_kernel, arithmetic_kernel, sleep_seconds, tls_contexts
+from workloads import TLS_MESSAGE, allocating_kernel, arithmetic_kernel, lateness, sleep_seconds, tls_contexts
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine, Iterator
@@ -401,6 +401,27 @@ async def sleepers(count: int) -> int:
         return number
 
     return sum(await asyncio.gather(*[task(number) for number in range(count)]))
+
+
+async def processes(count: int) -> int:
+    """asyncio starts them on the loop, one after the other."""
+
+    async def run() -> bool:
+        process = await asyncio.create_subprocess_exec("/bin/true", stdin=asyncio.subprocess.DEVNULL)
+        return await process.wait() == 0
+
+    return sum(await asyncio.gather(*[run() for _ in range(count)]))
+
+
+async def processes_stall_p99(count: int) -> float:
+    """How late a ticker is."""
+    late = await lateness(processes(count), asyncio.ensure_future, asyncio.sleep)
+    return late[len(late) * 99 // 100]
+
+
+async def processes_stall_worst(count: int) -> float:
+    """The same, at its worst."""
+    return (await lateness(processes(count), asyncio.ensure_future, asyncio.sleep))[-1]
 
 
 async def timeouts(count: int) -> int:

@@ -11,12 +11,21 @@ import importlib
 from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Any
 
-from workloads import TLS_MESSAGE, Unsupported, allocating_kernel, arithmetic_kernel, sleep_seconds, tls_contexts
+from workloads import (
+    TLS_MESSAGE,
+    Unsupported,
+    allocating_kernel,
+    arithmetic_kernel,
+    lateness,
+    sleep_seconds,
+    tls_contexts,
+)
 
 import freerun
 from freerun import sync as channels
 from freerun.lowlevel import current_waker, park
 from freerun.net import TcpListener, TlsListener, TlsStream
+from freerun.process import Command, Stdio
 from freerun.sync import oneshot
 from freerun.task import consume_budget
 from freerun.time import sleep, timeout
@@ -445,6 +454,23 @@ async def sleepers(count: int) -> int:
     for handle in handles:
         total += await handle
     return total
+
+
+async def processes(count: int) -> int:
+    """The least that `Command` can do."""
+    handles = [freerun.spawn(Command("/bin/true").stdin(Stdio.null()).status()) for _ in range(count)]
+    return sum([(await handle).success for handle in handles])
+
+
+async def processes_stall_p99(count: int) -> float:
+    """How late a ticker is."""
+    late = await lateness(processes(count), freerun.spawn, sleep)
+    return late[len(late) * 99 // 100]
+
+
+async def processes_stall_worst(count: int) -> float:
+    """The same, at its worst."""
+    return (await lateness(processes(count), freerun.spawn, sleep))[-1]
 
 
 async def timeouts(count: int) -> int:

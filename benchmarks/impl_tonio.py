@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import contextvars
 import socket as stdlib_socket
+import subprocess
 from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Any
 
@@ -20,7 +21,7 @@ from tonio.colored import sync
 from tonio.colored import time as tonio_time
 from tonio.colored.net import socket
 from tonio.colored.sync import channel
-from workloads import Unsupported, allocating_kernel, arithmetic_kernel, sleep_seconds
+from workloads import Unsupported, allocating_kernel, arithmetic_kernel, lateness, sleep_seconds
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine, Iterator
@@ -402,6 +403,27 @@ async def sleepers(count: int) -> int:
         return number
 
     return sum(await tonio.spawn(*[task(number) for number in range(count)]))
+
+
+async def processes(count: int) -> int:
+    """`run_process` with nothing to feed."""
+
+    async def run() -> bool:
+        done = await tonio.run_process(["/bin/true"], stdin=subprocess.DEVNULL)
+        return bool(done.returncode == 0)
+
+    return sum(await tonio.spawn(*[run() for _ in range(count)]))
+
+
+async def processes_stall_p99(count: int) -> float:
+    """How late a ticker is."""
+    late = await lateness(processes(count), tonio.spawn, tonio_time.sleep)
+    return late[len(late) * 99 // 100]
+
+
+async def processes_stall_worst(count: int) -> float:
+    """The same, at its worst."""
+    return (await lateness(processes(count), tonio.spawn, tonio_time.sleep))[-1]
 
 
 async def timeouts(count: int) -> int:

@@ -9,11 +9,12 @@ that follows from its sizes, and a run whose number is wrong is an error, not a 
 from __future__ import annotations
 
 import ssl
+import time
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Coroutine
 
 
 class Unsupported(Exception):
@@ -34,7 +35,7 @@ class Workload:
     answer: Callable[..., int]
     """What a run of these sizes returns."""
     kind: str = "async"
-    """`async`, `sync` (makes its own runtimes), `memory` or `echo`."""
+    """`async`, `sync` (makes its own runtimes), `value` (what it returns is the result), `memory` or `echo`."""
     more_is_better: bool = True
 
 
@@ -96,6 +97,29 @@ def sum_below(count: int) -> int:
 def sleep_seconds(number: int) -> float:
     """How long sleeper `number` sleeps: 50 to 150 ms, spread evenly."""
     return (50 + number % 101) / 1000
+
+
+async def lateness(work: Coroutine[Any, Any, int], start: Callable[..., Any], pause: Callable[..., Any]) -> list[float]:
+    """How late, in ms, each tick of a ticker of 1 ms was while `work` ran; sorted.
+
+    `start(coroutine)` gives something to await, `pause(seconds)` sleeps: the runtime's own.
+    """
+    late: list[float] = []
+    over = False
+
+    async def tick() -> None:
+        while not over:
+            begin = time.perf_counter()
+            await pause(0.001)
+            late.append((time.perf_counter() - begin - 0.001) * 1000)
+
+    ticker = start(tick())
+    await pause(0.01)
+    late.clear()
+    await work
+    over = True
+    await ticker
+    return sorted(late)
 
 
 TLS_MESSAGE = b"0123456789abcdef" * 64
@@ -405,6 +429,37 @@ WORKLOADS = [
         (16, 5),
         product,
         cpu_arithmetic_answer,
+    ),
+    Workload(
+        "processes",
+        "start /bin/true 500 times, all at once; wait for all",
+        "processes/s",
+        (500,),
+        (100,),
+        product,
+        lambda count: count,
+    ),
+    Workload(
+        "processes_stall_p99",
+        "how late a ticker of 1 ms is meanwhile, 99th percentile",
+        "ms",
+        (500,),
+        (100,),
+        product,
+        product,
+        kind="value",
+        more_is_better=False,
+    ),
+    Workload(
+        "processes_stall_worst",
+        "the same, at its worst",
+        "ms",
+        (500,),
+        (100,),
+        product,
+        product,
+        kind="value",
+        more_is_better=False,
     ),
     Workload(
         "start_stop",
