@@ -23,8 +23,8 @@ from freerun.io._buffered import Buffered
 from freerun.io._checks import CAPACITY, check_n, contiguous
 from freerun.io._claim import Claim
 
-from . import _pool_calls
-from ._calls import StrPath, call, call_made
+from . import _pool_calls, _ring
+from ._calls import Handover, StrPath, result_of
 from ._descriptor import Descriptor
 from ._opening import Opening
 from .metadata import Metadata, Permissions, as_mode
@@ -76,9 +76,9 @@ class File(Buffered):
         assert freerun.run(main) == ["hello", "world"]
     """
 
-    __slots__ = ("__weakref__", "_descriptor", "_max", "_op", "_path", "_reads")
+    __slots__ = ("__weakref__", "_alone", "_descriptor", "_max", "_op", "_path", "_reads")
 
-    def __init__(self, descriptor: Descriptor, path: str | None = None) -> None:
+    def __init__(self, descriptor: Descriptor, path: str | None = None, alone: bool = False) -> None:
         self._descriptor = descriptor
         self._path = path
         self._buffer = Bytes()
@@ -86,6 +86,7 @@ class File(Buffered):
         self._max = MAX_BUF_SIZE
         self._op: JoinHandle[Any] | None = None  # the call under way, or ended and not looked at
         self._reads = False  # it reads
+        self._alone = alone  # nobody else moves the position or appends
 
     # ---- opening ----
 
@@ -124,7 +125,9 @@ class File(Buffered):
 
     def _read_some(self, n: int | None) -> None:
         """Begin to read. No call is under way."""
-        self._op = spawn_file_call(False, self._descriptor.use, _pool_calls.read_some, n)
+        size = self._descriptor.use(_pool_calls.rest_of) if n is None else min(n, _pool_calls.MOST)
+        op = _ring.read(self._descriptor, size) if self._alone else None
+        self._op = op or spawn_file_call(False, self._descriptor.use, os.read, size)
         self._reads = True
 
     def _change(self, fn: Callable[..., object], *args: Any) -> None:
@@ -238,9 +241,11 @@ class File(Buffered):
 
     # ---- writing ----
 
-    def _begin_write(self, data: bytes | memoryview) -> None:
+    def _begin_write(self, data: bytes) -> None:
         self._give_back()
-        self._change(_pool_calls.write_fully, data)
+        self._op = _ring.write(self._descriptor, data) if self._alone else None
+        if self._op is None:
+            self._change(_pool_calls.write_fully, data)
 
     async def write(self, data: Buffer, /) -> int:
         """Take up to `max_buf_size` bytes, begin to write them, and say how many; it waits for an earlier write only.
@@ -309,14 +314,19 @@ class File(Buffered):
     async def sync_all(self) -> None:
         """Wait until the disk has it, what is known about the file included. Tokio: `File::sync_all`."""
         with self._claim:
-            await self._ready()
-            await self._do(os.fsync)
+            await self._sync(False)
 
     async def sync_data(self) -> None:
         """Wait until the disk has the bytes. Tokio: `File::sync_data`."""
         with self._claim:
-            await self._ready()
-            await self._do(os.fdatasync)
+            await self._sync(True)
+
+    async def _sync(self, data_only: bool) -> None:
+        await self._ready()
+        self._op = _ring.sync(self._descriptor, data_only)
+        if self._op is None:
+            self._change(_apply, os.fdatasync if data_only else os.fsync)
+        await self._settle()
 
     async def set_len(self, size: int, /) -> None:
         """Cut the file to that many bytes, or fill it up with zeros; the position stays. Tokio: `File::set_len`."""
@@ -330,7 +340,8 @@ class File(Buffered):
         """What is known about it, what was written included. Cancel safe. Tokio: `File::metadata`."""
         with self._claim:
             await self._ready()
-            return Metadata(await call(self._descriptor.use, os.fstat))
+            handle = _ring.stat_fd(self._descriptor)
+            return Metadata(await result_of(handle or spawn_file_call(False, self._descriptor.use, os.fstat)))
 
     async def set_permissions(self, permissions: Permissions | int, /) -> None:
         """Who may do what with it: `Permissions`, or a mode such as `0o644`. Tokio: `File::set_permissions`."""
@@ -344,6 +355,7 @@ class File(Buffered):
         with self._claim:
             await self._ready()
             self._give_back()
+            self._alone = False
             with self._descriptor.held() as fd:
                 return File(Descriptor(os.dup(fd)), self._path)
 
@@ -420,5 +432,9 @@ def _apply[T](descriptor: Descriptor, number: int, fn: Callable[..., T], *args: 
 
 
 async def open_file(path: str, flags: int, mode: int) -> File:
-    """Open it on the pool."""
-    return File(await call_made(Descriptor.close, _pool_calls.open_descriptor, path, flags, mode), path)
+    """Open it, by io_uring or on the pool."""
+    handover = Handover(Descriptor.close)
+    handle = _ring.open_path(path, flags, mode, lambda number: handover.made(Descriptor(number)))
+    if handle is None:
+        handle = spawn_file_call(False, handover.make, _pool_calls.open_descriptor, (path, flags, mode))
+    return File(await handover.take(handle), path, alone=not flags & os.O_APPEND)
