@@ -49,9 +49,10 @@ class File(Buffered):
     Bytes: `read`, `read_into`, `read_exact`, `read_to_end`, `write`, `write_all`; UTF-8: `read_to_string`, `read_line`,
     `lines()`, `async for line in file`. `text(encoding)` is the file as text of any encoding.
 
-    Every call runs on the blocking pool. `write_all` returns when the system has the bytes. `write`, as Tokio's, takes
-    up to `max_buf_size` of them and returns while they are on their way: an error of it is raised by the next
-    operation, `flush()` for one. Leaving `async with` flushes and closes; leaving it with an exception closes only.
+    Every call runs on the blocking pool, or with io_uring: see `docs/fs.md`.
+
+    `write_all` returns when the system has the bytes. `write`, as Tokio's, takes up to `max_buf_size` of them and
+    returns while they are on their way: an error of it is raised by the next operation, `flush()` for one. Leaving `async with` flushes and closes; leaving it with an exception closes only.
     `close()` cannot wait: a write that is under way is finished, and the descriptor is closed after that. A file that
     is never closed gives a `ResourceWarning`.
 
@@ -295,6 +296,9 @@ class File(Buffered):
         with self._claim:
             await self._ready()
             self._give_back()
+            if whence in (os.SEEK_SET, os.SEEK_CUR):  # which asks nobody
+                with self._descriptor.held() as fd:
+                    return os.lseek(fd, offset, whence)
             return await self._do(os.lseek, offset, whence)
 
     async def rewind(self) -> None:
