@@ -52,9 +52,11 @@ class File(Buffered):
     Every call runs on the blocking pool, or with io_uring: see `docs/fs.md`.
 
     `write_all` returns when the system has the bytes. `write`, as Tokio's, takes up to `max_buf_size` of them and
-    returns while they are on their way: an error of it is raised by the next operation, `flush()` for one. Leaving `async with` flushes and closes; leaving it with an exception closes only.
-    `close()` cannot wait: a write that is under way is finished, and the descriptor is closed after that. A file that
-    is never closed gives a `ResourceWarning`.
+    returns while they are on their way: an error of it is raised by the next operation, `flush()` for one.
+
+    Leaving `async with` flushes and closes; leaving it with an exception closes only. `close()` cannot wait: a write
+    that is under way is finished, and the descriptor is closed after that. A file that is never closed gives a
+    `ResourceWarning`.
 
     Errors: `OSError`, `EBADF` for a closed file; `RuntimeError` for a second task while one is using it: each needs its
     own, see `try_clone()`.
