@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import itertools
 import json
 import statistics
 import subprocess
@@ -37,7 +38,7 @@ class Unsupported(Exception):
 
 def lateness(ticks: list[float]) -> dict[str, float]:
     """By how much the ticker was late, in ms."""
-    late = sorted(max(0.0, (b - a - 0.001) * 1000) for a, b in zip(ticks, ticks[1:], strict=False)) or [0.0]
+    late = sorted(max(0.0, (b - a - 0.001) * 1000) for a, b in itertools.pairwise(ticks)) or [0.0]
     return {"p99": late[min(len(late) - 1, int(len(late) * 0.99))], "worst": late[-1]}
 
 

@@ -9,10 +9,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from support import PATIENCE, until
+from support import FLAVORS, PATIENCE, only, until
 
 import freerun
 from freerun import fs
+
+on_the_pool = only(*FLAVORS)
+"""For tests that stop a call in the middle, which io_uring's requests have none of."""
 
 
 class Gate:

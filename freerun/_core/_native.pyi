@@ -162,6 +162,23 @@ def spawn_blocking(fn: Callable[..., _T], /, *args: Any, **kwargs: Any) -> JoinH
 # For freerun.fs: as spawn_blocking(), also while shutdown() cancels the tasks. `must`: once made it is run, whoever
 # aborts it and whatever is shut down.
 def spawn_file_call(must: bool, fn: Callable[..., _T], /, *args: Any) -> JoinHandle[_T]: ...
+
+# For freerun.fs: what io_uring shall do with a file, `must` as above. None: the runtime has none, or it is busy.
+# kind 0 read: `data` bytes at most; 1 write: `data`, all of it; 2 sync: `flags` 1 for the data only; 3 open: `data` is
+# the path as bytes; 4 statx: the same, its struct comes as bytes. The result goes through `wrap`; `done` comes last.
+def file_request(
+    must: bool,
+    kind: int,
+    fd: int,
+    data: bytes | int | None,
+    offset: int,  # of a read or write; -1 for what has no position
+    flags: int,
+    mode: int,
+    name: str | None,
+    wrap: Callable[[Any], Any] | None,
+    done: Callable[[], object] | None,
+    /,
+) -> JoinHandle[Any] | None: ...
 def block_in_place(fn: Callable[..., _T], /, *args: Any, **kwargs: Any) -> _T: ...
 
 __version__: str

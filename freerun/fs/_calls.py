@@ -6,10 +6,10 @@ import os
 import threading
 from collections.abc import Callable
 
-from freerun._core._native import spawn_file_call
+from freerun._core._native import JoinHandle, spawn_file_call
 from freerun._errors import Cancelled
 
-__all__ = ["StrPath", "as_path", "call", "call_made", "must"]
+__all__ = ["Handover", "StrPath", "as_path", "call", "call_made", "must", "result_of"]
 
 type StrPath = str | os.PathLike[str]
 """Where something is in the file system: a string or a `pathlib.Path`."""
@@ -17,7 +17,17 @@ type StrPath = str | os.PathLike[str]
 
 async def call[*Ts, T](fn: Callable[[*Ts], T], *args: *Ts) -> T:
     """Call it on the blocking pool. Cancelled before it has started, it does not start."""
-    handle = spawn_file_call(False, fn, *args)
+    return await result_of(spawn_file_call(False, fn, *args))
+
+
+async def call_made[*Ts, T](undo: Callable[[T], object], make: Callable[[*Ts], T], *args: *Ts) -> T:
+    """The same for a call that makes something: if nobody takes it any more, it is undone."""
+    handover = Handover(undo)
+    return await handover.take(spawn_file_call(False, handover.make, make, args))
+
+
+async def result_of[T](handle: JoinHandle[T]) -> T:
+    """Wait for it. Cancelled before it has started, it does not start."""
     try:
         return await handle
     except Cancelled:
@@ -25,19 +35,7 @@ async def call[*Ts, T](fn: Callable[[*Ts], T], *args: *Ts) -> T:
         raise
 
 
-async def call_made[*Ts, T](undo: Callable[[T], object], make: Callable[[*Ts], T], *args: *Ts) -> T:
-    """The same for a call that makes something: if nobody takes it any more, it is undone."""
-    handover = _Handover(undo)
-    handle = spawn_file_call(False, handover.make, make, args)
-    try:
-        return await handle
-    except BaseException:
-        handle.abort()
-        handover.give_up()
-        raise
-
-
-class _Handover[T]:
+class Handover[T]:
     """From a pool thread to a task that may have been aborted. Who comes second undoes; both, on any thread."""
 
     __slots__ = ("_given_up", "_lock", "_made", "_undo")
@@ -50,13 +48,25 @@ class _Handover[T]:
 
     def make(self, make: Callable[..., T], args: tuple[object, ...]) -> T:
         """Make it, on a pool thread."""
-        made = make(*args)
+        return self.made(make(*args))
+
+    def made(self, made: T) -> T:
+        """It is made, on any thread."""
         with self._lock:
             given_up = self._given_up
             self._made.append(made)
         if given_up:
             self._undo(made)
         return made
+
+    async def take(self, handle: JoinHandle[T]) -> T:
+        """Wait for it, or give it up."""
+        try:
+            return await handle
+        except BaseException:
+            handle.abort()
+            self.give_up()
+            raise
 
     def give_up(self) -> None:
         """Nobody takes it."""

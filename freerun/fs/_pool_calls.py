@@ -9,7 +9,7 @@ from freerun.io.errors import WriteZero
 
 from ._descriptor import Descriptor
 
-__all__ = ["open_descriptor", "read_some", "write_fully"]
+__all__ = ["MOST", "open_descriptor", "rest_of", "write_fully"]
 
 MOST = 1 << 26
 """How much a single read asks for at most: a huge `n` is not a wish for as much memory."""
@@ -20,17 +20,15 @@ def open_descriptor(path: str, flags: int, mode: int) -> Descriptor:
     return Descriptor(os.open(path, flags, mode))
 
 
-def read_some(fd: int, n: int | None) -> bytes:
-    """Read once, up to `n` bytes; `None`: what a regular file has left, else some."""
-    return os.read(fd, min(rest_of(fd) if n is None else n, MOST))
-
-
 def rest_of(fd: int) -> int:
-    """How many bytes to ask for, to get what is left of a file: one more, which then shows that it was all."""
+    """How many bytes to ask for, to get what is left of a file: one more, which then shows that it was all.
+
+    Does not wait: the file is open.
+    """
     about = os.fstat(fd)
     if not stat.S_ISREG(about.st_mode):
         return 65536
-    return max(about.st_size - os.lseek(fd, 0, os.SEEK_CUR), 0) + 1
+    return min(max(about.st_size - os.lseek(fd, 0, os.SEEK_CUR), 0) + 1, MOST)
 
 
 def write_fully(descriptor: Descriptor, fd: int, data: bytes | memoryview) -> None:

@@ -23,8 +23,8 @@ from freerun.io._buffered import Buffered
 from freerun.io._checks import CAPACITY, check_n, contiguous
 from freerun.io._claim import Claim
 
-from . import _pool_calls
-from ._calls import StrPath, call, call_made
+from . import _pool_calls, _ring
+from ._calls import Handover, StrPath, result_of
 from ._descriptor import Descriptor
 from ._opening import Opening
 from .metadata import Metadata, Permissions, as_mode
@@ -49,11 +49,14 @@ class File(Buffered):
     Bytes: `read`, `read_into`, `read_exact`, `read_to_end`, `write`, `write_all`; UTF-8: `read_to_string`, `read_line`,
     `lines()`, `async for line in file`. `text(encoding)` is the file as text of any encoding.
 
-    Every call runs on the blocking pool. `write_all` returns when the system has the bytes. `write`, as Tokio's, takes
-    up to `max_buf_size` of them and returns while they are on their way: an error of it is raised by the next
-    operation, `flush()` for one. Leaving `async with` flushes and closes; leaving it with an exception closes only.
-    `close()` cannot wait: a write that is under way is finished, and the descriptor is closed after that. A file that
-    is never closed gives a `ResourceWarning`.
+    Every call runs on the blocking pool, or with io_uring: see `docs/fs.md`.
+
+    `write_all` returns when the system has the bytes. `write`, as Tokio's, takes up to `max_buf_size` of them and
+    returns while they are on their way: an error of it is raised by the next operation, `flush()` for one.
+
+    Leaving `async with` flushes and closes; leaving it with an exception closes only. `close()` cannot wait: a write
+    that is under way is finished, and the descriptor is closed after that. A file that is never closed gives a
+    `ResourceWarning`.
 
     Errors: `OSError`, `EBADF` for a closed file; `RuntimeError` for a second task while one is using it: each needs its
     own, see `try_clone()`.
@@ -76,9 +79,9 @@ class File(Buffered):
         assert freerun.run(main) == ["hello", "world"]
     """
 
-    __slots__ = ("__weakref__", "_descriptor", "_max", "_op", "_path", "_reads")
+    __slots__ = ("__weakref__", "_alone", "_descriptor", "_max", "_op", "_path", "_reads")
 
-    def __init__(self, descriptor: Descriptor, path: str | None = None) -> None:
+    def __init__(self, descriptor: Descriptor, path: str | None = None, alone: bool = False) -> None:
         self._descriptor = descriptor
         self._path = path
         self._buffer = Bytes()
@@ -86,6 +89,7 @@ class File(Buffered):
         self._max = MAX_BUF_SIZE
         self._op: JoinHandle[Any] | None = None  # the call under way, or ended and not looked at
         self._reads = False  # it reads
+        self._alone = alone  # nobody else moves the position or appends
 
     # ---- opening ----
 
@@ -124,7 +128,9 @@ class File(Buffered):
 
     def _read_some(self, n: int | None) -> None:
         """Begin to read. No call is under way."""
-        self._op = spawn_file_call(False, self._descriptor.use, _pool_calls.read_some, n)
+        size = self._descriptor.use(_pool_calls.rest_of) if n is None else min(n, _pool_calls.MOST)
+        op = _ring.read(self._descriptor, size) if self._alone else None
+        self._op = op or spawn_file_call(False, self._descriptor.use, os.read, size)
         self._reads = True
 
     def _change(self, fn: Callable[..., object], *args: Any) -> None:
@@ -238,9 +244,11 @@ class File(Buffered):
 
     # ---- writing ----
 
-    def _begin_write(self, data: bytes | memoryview) -> None:
+    def _begin_write(self, data: bytes) -> None:
         self._give_back()
-        self._change(_pool_calls.write_fully, data)
+        self._op = _ring.write(self._descriptor, data) if self._alone else None
+        if self._op is None:
+            self._change(_pool_calls.write_fully, data)
 
     async def write(self, data: Buffer, /) -> int:
         """Take up to `max_buf_size` bytes, begin to write them, and say how many; it waits for an earlier write only.
@@ -290,6 +298,9 @@ class File(Buffered):
         with self._claim:
             await self._ready()
             self._give_back()
+            if whence in (os.SEEK_SET, os.SEEK_CUR):  # which asks nobody
+                with self._descriptor.held() as fd:
+                    return os.lseek(fd, offset, whence)
             return await self._do(os.lseek, offset, whence)
 
     async def rewind(self) -> None:
@@ -309,14 +320,19 @@ class File(Buffered):
     async def sync_all(self) -> None:
         """Wait until the disk has it, what is known about the file included. Tokio: `File::sync_all`."""
         with self._claim:
-            await self._ready()
-            await self._do(os.fsync)
+            await self._sync(False)
 
     async def sync_data(self) -> None:
         """Wait until the disk has the bytes. Tokio: `File::sync_data`."""
         with self._claim:
-            await self._ready()
-            await self._do(os.fdatasync)
+            await self._sync(True)
+
+    async def _sync(self, data_only: bool) -> None:
+        await self._ready()
+        self._op = _ring.sync(self._descriptor, data_only)
+        if self._op is None:
+            self._change(_apply, os.fdatasync if data_only else os.fsync)
+        await self._settle()
 
     async def set_len(self, size: int, /) -> None:
         """Cut the file to that many bytes, or fill it up with zeros; the position stays. Tokio: `File::set_len`."""
@@ -330,7 +346,8 @@ class File(Buffered):
         """What is known about it, what was written included. Cancel safe. Tokio: `File::metadata`."""
         with self._claim:
             await self._ready()
-            return Metadata(await call(self._descriptor.use, os.fstat))
+            handle = _ring.stat_fd(self._descriptor)
+            return Metadata(await result_of(handle or spawn_file_call(False, self._descriptor.use, os.fstat)))
 
     async def set_permissions(self, permissions: Permissions | int, /) -> None:
         """Who may do what with it: `Permissions`, or a mode such as `0o644`. Tokio: `File::set_permissions`."""
@@ -344,6 +361,7 @@ class File(Buffered):
         with self._claim:
             await self._ready()
             self._give_back()
+            self._alone = False
             with self._descriptor.held() as fd:
                 return File(Descriptor(os.dup(fd)), self._path)
 
@@ -420,5 +438,9 @@ def _apply[T](descriptor: Descriptor, number: int, fn: Callable[..., T], *args: 
 
 
 async def open_file(path: str, flags: int, mode: int) -> File:
-    """Open it on the pool."""
-    return File(await call_made(Descriptor.close, _pool_calls.open_descriptor, path, flags, mode), path)
+    """Open it, by io_uring or on the pool."""
+    handover = Handover(Descriptor.close)
+    handle = _ring.open_path(path, flags, mode, lambda number: handover.made(Descriptor(number)))
+    if handle is None:
+        handle = spawn_file_call(False, handover.make, _pool_calls.open_descriptor, (path, flags, mode))
+    return File(await handover.take(handle), path, alone=not flags & os.O_APPEND)

@@ -7,8 +7,10 @@ import shutil
 from pathlib import Path
 
 from freerun._arguments import integer
+from freerun._core._native import spawn_file_call
 
-from ._calls import StrPath, as_path, call, must
+from . import _ring
+from ._calls import StrPath, as_path, call, must, result_of
 from .metadata import Metadata, Permissions, as_mode
 
 __all__ = [
@@ -33,12 +35,14 @@ MODE = 0o777
 
 async def metadata(path: StrPath, /) -> Metadata:
     """What is known about a file; about what a link leads to. `OSError`. Cancel safe. Tokio: `tokio::fs::metadata`."""
-    return Metadata(await call(os.stat, as_path(path)))
+    text = as_path(path)
+    return Metadata(await result_of(_ring.stat_path(text, True) or spawn_file_call(False, os.stat, text)))
 
 
 async def symlink_metadata(path: StrPath, /) -> Metadata:
     """The same about a link itself. `OSError`. Cancel safe. Tokio: `tokio::fs::symlink_metadata`."""
-    return Metadata(await call(os.lstat, as_path(path)))
+    text = as_path(path)
+    return Metadata(await result_of(_ring.stat_path(text, False) or spawn_file_call(False, os.lstat, text)))
 
 
 async def try_exists(path: StrPath, /) -> bool:

@@ -9,7 +9,7 @@ import threading
 from pathlib import Path
 
 import pytest
-from fs_support import Gate
+from fs_support import Gate, on_the_pool
 from support import every_flavor, until
 
 import freerun
@@ -151,6 +151,7 @@ def _held(entered: threading.Event, release: threading.Event) -> object:
     return write
 
 
+@on_the_pool
 @every_flavor
 async def test_a_queued_read_that_is_cancelled_never_begins(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with freerun.Builder().worker_threads(1).max_blocking_threads(1).build() as small:

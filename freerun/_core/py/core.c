@@ -1075,7 +1075,7 @@ static void dump_one(struct fr_task *task, void *arg)
     }
     PyObject *description = fr_task_describe(dump->mod, task);
     /* Its frames may be read only while nobody runs it [T1]. */
-    bool locked = task->kind != FR_TASK_BLOCKING && fr_state_try_lock_idle(&task->state);
+    bool locked = !fr_task_is_call(task) && fr_state_try_lock_idle(&task->state);
     PyObject *coro = locked && task->kind == FR_TASK_CORO ? task->coro : Py_None;
     PyObject *done = description ? PyObject_CallFunctionObjArgs(dump->visit, description, coro, NULL) : NULL;
     dump->failed = !done;

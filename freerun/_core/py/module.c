@@ -231,6 +231,9 @@ static PyMethodDef functions[] = {
     {"spawn_file_call", FAST(fr_task_spawn_file_call), METH_FASTCALL,
      "spawn_file_call(must, fn, /, *args)\n--\n\n"
      "For freerun.fs: as spawn_blocking(), also while a shutdown cancels the tasks. `must`: it is run in any case."},
+    {"file_request", fr_file_request, METH_VARARGS,
+     "file_request(must, kind, fd, data, offset, flags, mode, name, wrap, done, /)\n--\n\n"
+     "For freerun.fs: the JoinHandle of a request to io_uring, or None where the runtime has none."},
     {"block_in_place", FAST(fr_block_in_place), METH_FASTCALL | METH_KEYWORDS,
      "block_in_place(fn, /, *args, **kwargs)\n--\n\n"
      "Call a blocking function right here, after handing this worker's queue to another thread.\n\n"
@@ -375,6 +378,7 @@ static int module_traverse(PyObject *module, visitproc visit, void *arg)
                        (PyObject *)mod->scope_type,
                        (PyObject *)mod->io_type,
                        (PyObject *)mod->io_op_type,
+                       (PyObject *)mod->file_op_type,
                        (PyObject *)mod->oneshot_sender_type,
                        (PyObject *)mod->oneshot_receiver_type,
                        (PyObject *)mod->recv_type,
@@ -445,6 +449,7 @@ static int module_clear(PyObject *module)
     Py_CLEAR(mod->scope_type);
     Py_CLEAR(mod->io_type);
     Py_CLEAR(mod->io_op_type);
+    Py_CLEAR(mod->file_op_type);
     Py_CLEAR(mod->oneshot_sender_type);
     Py_CLEAR(mod->oneshot_receiver_type);
     Py_CLEAR(mod->recv_type);

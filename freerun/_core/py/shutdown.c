@@ -152,14 +152,14 @@ static void wait_for_tasks(CoreObject *core, struct fr_runtime *rt, uint64_t dea
 
 static void wake_one(struct fr_task *task, void *Py_UNUSED(arg))
 {
-    if (task->kind != FR_TASK_BLOCKING) {
+    if (!fr_task_is_call(task)) {
         fr_task_wake(task);
     }
 }
 
 static void close_one(struct fr_task *task, void *Py_UNUSED(arg))
 {
-    if (task->kind != FR_TASK_BLOCKING && fr_state_try_lock_idle(&task->state)) {
+    if (!fr_task_is_call(task) && fr_state_try_lock_idle(&task->state)) {
         fr_task_close(task);
     }
 }

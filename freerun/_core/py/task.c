@@ -558,6 +558,33 @@ PyObject *fr_task_spawn_blocking_member(struct fr_runtime *rt, PyObject *fn, PyO
     return spawn_blocking(rt, fn, args, nargs, kwnames, FR_DUTY_NONE, member);
 }
 
+PyObject *fr_task_spawn_file(struct fr_runtime *rt, PyObject *op, enum fr_duty duty)
+{
+    struct fr_task *task = task_new(rt, FR_TASK_FILE, op, NULL);
+    if (!task) {
+        return NULL;
+    }
+    if (!task->context) {
+        discard(task);
+        return NULL;
+    }
+    task->duty = (uint8_t)duty;
+    PyObject *handle = publish(rt, task, true);
+    if (!handle) {
+        return NULL;
+    }
+    fr_task_ref(task);
+    fr_state_start_poll(&task->state);
+    if (fr_file_submit(task)) {
+        fr_task_complete(task, FR_OUT_CANCELLED, NULL);
+        Py_SETREF(handle, Py_NewRef(Py_None));
+    } else if (fr_state_end_poll(&task->state)) {
+        fr_schedule(rt, task);
+    }
+    fr_task_unref(task);
+    return handle;
+}
+
 /* ---- finishing ---- */
 
 static bool report_wanted(struct fr_task *task, uint64_t state)
@@ -873,6 +900,9 @@ static bool end_poll_unseen(struct fr_task *task)
 enum fr_poll_result fr_task_poll(struct fr_task *task)
 {
     uint64_t state = fr_state_start_poll(&task->state);
+    if (__builtin_expect(task->kind == FR_TASK_FILE, 0)) {
+        return fr_file_poll(task, state);
+    }
     if (__builtin_expect(closing(task->rt), 0)) {
         fr_task_close(task);
         return FR_POLL_DONE;
@@ -907,6 +937,10 @@ enum fr_poll_result fr_task_poll(struct fr_task *task)
 
 void fr_task_close(struct fr_task *task)
 {
+    if (task->kind == FR_TASK_FILE && fr_file_under_way(task)) {
+        fr_state_end_poll(&task->state); /* it stays, and with it the runtime's memory: the kernel has its buffer */
+        return;
+    }
     if (task->kind == FR_TASK_CORO && task->coro && PyContext_Enter(task->context) == 0) {
         struct fr_task *outer = fr_thread.task;
         fr_thread.task = task; /* its finally blocks may look at themselves, but not wait any more */
@@ -943,8 +977,8 @@ void fr_task_run_blocking(struct fr_task *task)
 
 static void raise_join_error(struct fr_module *mod, struct fr_task *task)
 {
-    const char *what = task->kind == FR_TASK_BLOCKING ? "blocking call %llu was cancelled before it had started"
-                                                      : "task %llu was cancelled";
+    const char *what =
+        fr_task_is_call(task) ? "blocking call %llu was cancelled before it had started" : "task %llu was cancelled";
     PyObject *message = PyUnicode_FromFormat(what, (unsigned long long)task->id);
     PyObject *id = PyLong_FromUnsignedLongLong(task->id);
     PyObject *error = message && id ? PyObject_CallFunctionObjArgs(mod->exc_join, message, id, NULL) : NULL;
@@ -1053,7 +1087,7 @@ PyObject *fr_task_describe(struct fr_module *Py_UNUSED(mod), struct fr_task *tas
     fr_mutex_unlock(&task->lock);
     return Py_BuildValue("{s:K,s:N,s:s,s:N,s:s,s:O}", "id", (unsigned long long)task->id, "name", name, "state",
                          state_name(state, task), "spawned_at", site, "kind",
-                         task->kind == FR_TASK_BLOCKING ? "blocking" : "async", "cancelled",
+                         fr_task_is_call(task) ? "blocking" : "async", "cancelled",
                          state & FR_CANCELLED ? Py_True : Py_False);
 }
 

@@ -44,6 +44,7 @@ enum fr_task_kind {
     FR_TASK_AWAITABLE,
     FR_TASK_FUNCTION,
     FR_TASK_BLOCKING,
+    FR_TASK_FILE,
     FR_TASK_BRANCH,
     FR_TASK_STRAND
 };
@@ -81,6 +82,12 @@ struct fr_task {
     uint16_t generation; /* of rt, its low bits: whether that runtime still lives */
 };
 
+/* No coroutine: a blocking call, or a request of a file. */
+static inline bool fr_task_is_call(const struct fr_task *task)
+{
+    return task->kind == FR_TASK_BLOCKING || task->kind == FR_TASK_FILE;
+}
+
 static inline void fr_task_ref(struct fr_task *task)
 {
     fr_ref_inc(&task->state);
@@ -113,6 +120,8 @@ PyObject *fr_task_spawn_blocking_member(struct fr_runtime *rt, PyObject *fn, PyO
 void fr_task_refused(struct fr_module *mod, PyObject *what);
 PyObject *fr_task_spawn_blocking(struct fr_runtime *rt, PyObject *fn, PyObject *const *args, Py_ssize_t nargs,
                                  PyObject *kwnames, enum fr_duty duty);
+/* A request of a file, see file_op.c. A new JoinHandle, None if io_uring does not take it, NULL with an exception. */
+PyObject *fr_task_spawn_file(struct fr_runtime *rt, PyObject *op, enum fr_duty duty);
 struct fr_task *fr_handle_task(PyObject *handle);
 
 /* One step of a task that came out of a run queue. Returns what to do with it next. */
@@ -122,6 +131,13 @@ enum fr_poll_result fr_task_poll(struct fr_task *task);
 void fr_task_close(struct fr_task *task);
 /* Steals `result`. The caller holds RUNNING. Drops the owned reference: `task` may be gone afterwards. */
 void fr_task_complete(struct fr_task *task, enum fr_outcome outcome, PyObject *result);
+/* ---- file_op.c ---- */
+/* Submits the request of a task that this thread holds RUNNING of: 0 or -errno. */
+int fr_file_submit(struct fr_task *task);
+enum fr_poll_result fr_file_poll(struct fr_task *task, uint64_t state);
+/* Whether the kernel may still touch its buffer. */
+bool fr_file_under_way(struct fr_task *task);
+
 /* Runs a blocking task on the calling pool thread. */
 void fr_task_run_blocking(struct fr_task *task);
 /* The result as a new reference, or NULL with its exception. The task is complete. */
