@@ -191,8 +191,8 @@ static int module_exec(PyObject *module)
         fr_task_add_types(mod) || fr_leaf_add_types(mod) || fr_timer_add_types(mod) || fr_timeout_add_types(mod) ||
         fr_scope_add_types(mod) || fr_io_add_types(mod) || fr_oneshot_add_types(mod) || fr_semaphore_add_types(mod) ||
         fr_mutex_add_types(mod) || fr_mpsc_add_types(mod) || fr_notify_add_types(mod) || fr_listeners_add_types(mod) ||
-        fr_rwlock_add_types(mod) || fr_countdown_add_types(mod) || fr_parcel_add_types(mod) ||
-        fr_pipe_add_types(mod) || fr_job_add_types(mod) || fr_core_add_types(mod) ||
+        fr_rwlock_add_types(mod) || fr_countdown_add_types(mod) || fr_parcel_add_types(mod) || fr_pipe_add_types(mod) ||
+        fr_job_add_types(mod) || fr_core_add_types(mod) ||
         PyModule_AddStringConstant(module, "__version__", FREERUN_VERSION)) {
         return -1;
     }
