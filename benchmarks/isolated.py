@@ -1,11 +1,12 @@
-"""Isolated work on a Python with the GIL: two workers against one, a small task's round trip, a megabyte as an argument.
+"""Isolated work on a Python with the GIL: two workers against one, a small task's round trip, a megabyte's.
 
     python benchmarks/isolated.py             # a table
     python benchmarks/isolated.py --json FILE # and every number
 
-Needs freerun in the Python that runs it, with the GIL, 3.13 or later. Compares with concurrent.futures' ProcessPoolExecutor
-and, where there is one, InterpreterPoolExecutor. Each number is the best of several rounds, which alternate between those
-compared, so that a machine that is busy with something else spoils a round and not the comparison.
+Needs freerun in the Python that runs it, with the GIL, 3.13 or later. Compares with concurrent.futures'
+ProcessPoolExecutor and, where there is one, InterpreterPoolExecutor. Each number is the best of several rounds, which
+alternate between those compared, so that a machine that is busy with something else spoils a round and not the
+comparison.
 """
 
 from __future__ import annotations

@@ -24,7 +24,7 @@ from freerun.time import sleep
 
 sys.path.insert(0, __file__.rpartition("/")[0] or ".")  # where text_service.py is, over there too
 
-from text_service import (  # noqa: E402
+from text_service import (
     Corpus,
     announcer,
     build_corpus,

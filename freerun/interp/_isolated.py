@@ -44,7 +44,7 @@ def spawning_isolated(core: Core) -> SpawnIsolated:
     def spawn_isolated(fn: Callable[..., Any], /, *args: Any) -> JoinHandle[Any]:
         return isolated_of(core).spawn(core, fn, args)
 
-    return spawn_isolated
+    return spawn_isolated  # type: ignore[return-value]  # the overloads are less exact
 
 
 class Isolated:
@@ -72,7 +72,7 @@ class Isolated:
         """This is the isolated work of `core` until `close()`."""
         _isolated[core] = self
 
-    def spawn(self, core: Core, fn: Callable[..., Any], args: tuple[Any, ...]) -> JoinHandle[Any]:
+    def spawn(self, core: Core, fn: Any, args: tuple[Any, ...]) -> JoinHandle[Any]:
         """See `spawn_isolated`."""
         from ._parcel import finish, pack_call
 
@@ -112,12 +112,12 @@ class Isolated:
             self._started += 1
         queue.reserve()
         try:
-            _background(self._work, queue, index, name=self._name("isolated", index))
+            _background(self._work, queue, name=self._name("isolated", index))
         except RuntimeError as error:  # no more threads, or the interpreter is exiting
             queue.unreserve()
             self._ended(queue, error)
 
-    def _work(self, queue: JobQueue, index: int) -> None:
+    def _work(self, queue: JobQueue) -> None:
         """A worker, from beginning to end."""
         error: Exception | None = None
         with self._lock:
@@ -127,7 +127,7 @@ class Isolated:
         try:
             from ._subinterpreter import run
 
-            run(_source(queue.id, index))
+            run(_source(queue.id))
         except Exception as raised:
             error = raised
             queue.unreserve()  # it never came
@@ -161,8 +161,8 @@ class Isolated:
         queue.close(grace)
         _fail(queue, None)
         if not _join(threads, max(grace, _LEAST_GRACE)):
-            # One that computes without an await: SystemExit, at its next bytecode. From another thread, since it may be in
-            # a call that holds its GIL.
+            # One that computes without an await: SystemExit, at its next bytecode. From another thread, since it may
+            # be in a call that holds its GIL.
             with contextlib.suppress(RuntimeError):  # the interpreter is exiting
                 _background(queue.interrupt, name="freerun-interrupt")
             if not _join(threads, _END_GRACE):
@@ -263,10 +263,10 @@ def _check_main(fn: Callable[..., Any]) -> None:
         )
 
 
-def _source(queue_id: int, index: int) -> str:
+def _source(queue_id: int) -> str:
     """What the interpreter runs: it must find what this one finds."""
     return (
-        f"import sys\nsys.path[:] = {[each for each in sys.path if isinstance(each, str)]!r}\n"
+        f"import sys\nsys.path[:] = {[str(each) for each in sys.path]!r}\n"
         f"sys.argv[:] = {[str(each) for each in sys.argv]!r}\n"
-        f"from freerun.interp._worker import main\nmain({queue_id}, {index}, {_main_path()!r})\n"
+        f"from freerun.interp._worker import main\nmain({queue_id}, {_main_path()!r})\n"
     )

@@ -1,9 +1,9 @@
 """Values as bytes: what crosses from one interpreter to another, how, and what is said about what cannot.
 
-Everything is pickled, in one go: for `None`, bool, int, float, str, small bytes and tuples of these that is what copying
-them costs. Large bytes and views of memory are not in the pickle but beside it, where they are (`lend`) or copied once.
-A view stays a view of the very same memory; bytes have to be copied once over there, since CPython keeps them in one
-piece with the object, and an object belongs to one interpreter.
+Everything is pickled, in one go: for `None`, bool, int, float, str, small bytes and tuples of these that is what
+copying them costs. Large bytes and views of memory are not in the pickle but beside it, where they are (`lend`) or
+copied once. A view stays a view of the very same memory; bytes have to be copied once over there, since CPython keeps
+them in one piece with the object, and an object belongs to one interpreter.
 """
 
 from __future__ import annotations
@@ -65,7 +65,7 @@ def pack_call(fn: Callable[..., Any], args: tuple[Any, ...]) -> Parcel:
 
 
 def pack_result(value: Any) -> Parcel:
-    """A result on its way back, for which nothing is lent: the interpreter that lends might end. Errors: `TypeError`."""
+    """A result on its way back. Nothing is lent: the interpreter that lends might end. Errors: `TypeError`."""
     try:
         return pack(value)
     except Exception as error:
@@ -104,7 +104,7 @@ def _is_plain(value: Any) -> bool:
         return True
     if kind is bytes:
         return len(value) < _LEAST_LENT
-    return kind is tuple and len(value) < 64 and all([type(each) in _PLAIN or _is_plain(each) for each in value])
+    return kind is tuple and len(value) < 64 and all(type(each) in _PLAIN or _is_plain(each) for each in value)
 
 
 def _with_large(value: Any, depth: int = 4) -> Any:
@@ -120,7 +120,9 @@ class _Packer(pickle.Pickler):
     def __init__(self, file: io.BytesIO) -> None:
         buffers: list[PickleBuffer] = []
 
-        def keep(buffer: PickleBuffer) -> bool:  # no method: the packer shall be in no cycle, since it holds what it packed
+        def keep(
+            buffer: PickleBuffer,
+        ) -> bool:  # no method: the packer shall be in no cycle, since it holds what it packed
             """True: into the pickle. Whose class pickles a buffer of its own expects a copy."""
             return not any(each is buffer for each in buffers)
 

@@ -1,8 +1,8 @@
 """What runs in an interpreter worker: a current-thread runtime that takes jobs from the queue.
 
-A job becomes a task. The worker takes the next one when that task waits or has ended, so that what it cannot begin stays
-in the queue, where another worker finds it. Nobody polls: who waits for a job is a task that waits, and the thread
-sleeps in its driver.
+A job becomes a task. The worker takes the next one when that task waits or has ended, so that what it cannot begin
+stays in the queue, where another worker finds it. Nobody polls: who waits for a job is a task that waits, and the
+thread sleeps in its driver.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from ._parcel import CANCELLED, RAISED, RETURNED, pack_error, pack_result, unpac
 __all__ = ["main"]
 
 
-def main(queue_id: int, index: int, main_path: tuple[str | None, str | None]) -> None:
+def main(queue_id: int, main_path: tuple[str | None, str | None]) -> None:
     """Serve the queue until it is closed. Called in the interpreter, on its thread."""
     try:
         queue = JobQueue.attach(queue_id)
@@ -116,8 +116,8 @@ def _wait_alone(core: Core) -> None:
     interpreter ends that has some (Py_EndInterpreter: "not the last thread"); those of `threading` it joins. There are
     none, unless a blocking call of a job goes on after the deadline.
 
-    Not by sys._current_frames(): that looks into every interpreter's threads, and gives their frames objects out of this
-    one's memory (CPython 3.13; the process dies when they are freed)."""
+    Not by sys._current_frames(): that looks into every interpreter's threads, and gives their frames objects out of
+    this one's memory (CPython 3.13; the process dies when they are freed)."""
     pause = 0.001
     while core.threads_left():
         time.sleep(pause)

@@ -17,13 +17,13 @@ _MOST = (1 << 61) - 1
 def channel(capacity: SupportsIndex) -> tuple[Sender[Any], Receiver[Any]]:
     """Make a channel that holds up to `capacity` values: `(sender, receiver)`, each of which may be cloned.
 
-    An end that is an argument of `spawn_isolated`, or is sent through a channel, is one more end over there; the one here
-    stays open until it is closed. Values cross by value, as the arguments of `spawn_isolated` do; a `memoryview` is
-    copied. Several receivers share the values: each gets what no other one got.
+    An end that is an argument of `spawn_isolated`, or is sent through a channel, is one more end over there; the one
+    here stays open until it is closed. Values cross by value, as the arguments of `spawn_isolated` do; a `memoryview`
+    is copied. Several receivers share the values: each gets what no other one got.
 
     Errors: `ValueError` unless `capacity` is 1 to 2**61 - 1.
-    Cancel safety: a cancelled `send` did not send, a cancelled `recv` lost nothing. Thread safety: any task and any thread
-    of any interpreter. Tokio: `tokio::sync::mpsc::channel`, across interpreters.
+    Cancel safety: a cancelled `send` did not send, a cancelled `recv` lost nothing. Thread safety: any task and any
+    thread of any interpreter. Tokio: `tokio::sync::mpsc::channel`, across interpreters.
 
     Example::
 

@@ -25,14 +25,14 @@ class SpawnIsolated(Protocol):
 def spawn_isolated[*Ts, T](fn: Callable[[*Ts], Coroutine[Any, Any, T]], /, *args: *Ts) -> JoinHandle[T]: ...
 @overload
 def spawn_isolated[*Ts, T](fn: Callable[[*Ts], T], /, *args: *Ts) -> JoinHandle[T]: ...
-def spawn_isolated(fn: Callable[..., Any], /, *args: Any) -> JoinHandle[Any]:
+def spawn_isolated(fn: Any, /, *args: Any) -> JoinHandle[Any]:  # type: ignore[misc]  # mypy on TypeVarTuple
     """Run an importable function, sync or async, that shares nothing with its caller; returns its `JoinHandle`.
 
-    Arguments, result and exception cross by value: `None`, bool, int, float, str, bytes and tuples of them as they are; a
-    `memoryview` is a view of the same memory; a `TcpListener` or `UnixListener` is one more listener on the same
-    socket; ends of a `freerun.interp.channel` are themselves; the rest is pickled. The function goes by its import path;
-    one of `__main__` as with `multiprocessing`: the script is imported over there, so it guards its main part with
-    `if __name__ == "__main__":`. Context variables do not cross.
+    Arguments, result and exception cross by value: `None`, bool, int, float, str, bytes and tuples of them as they
+    are; a `memoryview` is a view of the same memory; a `TcpListener` or `UnixListener` is one more listener on the same
+    socket; ends of a `freerun.interp.channel` are themselves; the rest is pickled. The function goes by its import
+    path; one of `__main__` as with `multiprocessing`: the script is imported over there, so it guards its main part
+    with `if __name__ == "__main__":`. Context variables do not cross.
 
     On Python builds with the GIL it runs in an interpreter with a GIL of its own, of which there are as many as
     `worker_threads`, started when they are needed; each has its own runtime, so that timers, sockets, channels and
@@ -40,12 +40,12 @@ def spawn_isolated(fn: Callable[..., Any], /, *args: Any) -> JoinHandle[Any]:
     `Builder.workers()` chooses otherwise. A sync function occupies its worker until it returns.
 
     `abort()` throws `Cancelled` in over there; the handle is finished when the cleanup is. An exception has the
-    traceback from over there as its `__cause__`, a `RemoteTraceback`. `sys.exit()` and an interpreter that is lost are a
-    `JoinError` whose `is_panic()` is true.
+    traceback from over there as its `__cause__`, a `RemoteTraceback`. `sys.exit()` and an interpreter that is lost are
+    a `JoinError` whose `is_panic()` is true.
 
     Errors: `TypeError` that names the argument that cannot cross, and why; `RuntimeError` outside a runtime;
-    `RuntimeShutdown`. Cancel safety: does not wait. Thread safety: any thread inside a runtime. Tokio has no such thing;
-    `tokio::spawn` for what is `Send`.
+    `RuntimeShutdown`. Cancel safety: does not wait. Thread safety: any thread inside a runtime. Tokio has no such
+    thing; `tokio::spawn` for what is `Send`.
 
     Example::
 

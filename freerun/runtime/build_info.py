@@ -105,6 +105,6 @@ def _workers_why(free_threaded: bool, gil_enabled: bool) -> str:
     if free_threaded:
         return "tasks run one at a time: the GIL was turned on, by PYTHON_GIL=1 or by a module that asks for it"
     return (
-        "tasks run one at a time: this Python has the GIL; use spawn_isolated(), or a free-threaded one (python3.14t), to "
-        "run in parallel"
+        "tasks run one at a time: this Python has the GIL; to run in parallel use spawn_isolated(), or a free-threaded "
+        "one (python3.14t)"
     )

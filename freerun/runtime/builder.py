@@ -169,8 +169,8 @@ class Builder:
         """Choose what `spawn_isolated()` runs on: `"auto"` (default), `"threads"` or `"interpreters"`.
 
         `"threads"`: the runtime's own workers. `"interpreters"`: interpreters with a GIL of their own, up to as many as
-        `worker_threads`, of a current-thread runtime too. `"auto"`: interpreters where there is a GIL, threads where there
-        is none. `spawn()` always runs on threads.
+        `worker_threads`, of a current-thread runtime too. `"auto"`: interpreters where there is a GIL, threads where
+        there is none. `spawn()` always runs on threads.
 
         Example::
 

@@ -164,6 +164,7 @@ def test_shutdown_with_a_deadline(reports: Reports) -> None:
     wait_until(lambda: workers() == 0)  # it was interrupted: it is Python code
 
 
+@pytest.mark.timeout(300 + 2 * stress_seconds(4))
 def test_nothing_is_left_after_many_rounds() -> None:
     """Short form of the 1,000 rounds: FREERUN_STRESS_SECONDS makes it longer."""
     rng = seeded()

@@ -35,7 +35,8 @@ def read(path: Path) -> list[str]:
 
 @pytest.mark.parametrize("value", [
     None, True, 7, -(1 << 100), 1.5, float("inf"), "text", "", "\ud800 surrogate", b"bytes", b"", b"x" * 100_000,
-    (), (1, ("nested", None, b"y" * 20_000)), [1, [2]], {"a": {1, 2}}, 1j, range(3), Path("x"), bytearray(b"z" * 50_000),
+    (), (1, ("nested", None, b"y" * 20_000)), [1, [2]], {"a": {1, 2}}, 1j, range(3), Path("x"),
+    bytearray(b"z" * 50_000),
 ], ids=lambda value: repr(value)[:20])  # fmt: skip
 @pytest.mark.parametrize("fn", [there.echo, there.async_echo], ids=["sync", "async"])
 def test_values_come_back_equal(shared: freerun.Runtime, fn: Any, value: Any) -> None:

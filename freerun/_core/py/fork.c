@@ -11,7 +11,7 @@
  * The list's head is found by the offsets that CPython publishes for debuggers, and only touched if it is what
  * PyInterpreterState_Head() says.
  *
- * PROVED BY  tests/interp/test_fork.py
+ * PROVED BY  tests/interp/test_lifetime.py
  */
 #include <pthread.h>
 

@@ -724,21 +724,25 @@ static void queue_dealloc(PyObject *op)
 }
 
 static PyMethodDef queue_methods[] = {
-    {"attach", queue_attach, METH_O | METH_CLASS, "attach(id, /)\n--\n\nThe queue of another interpreter; LookupError."},
+    {"attach", queue_attach, METH_O | METH_CLASS,
+     "attach(id, /)\n--\n\nThe queue of another interpreter; LookupError."},
     {"submit", queue_submit, METH_VARARGS,
      "submit($self, parcel, finish, /)\n--\n\nA new Job, queued. `finish(kind, parcel or None)` makes its result."},
     {"pop", queue_pop, METH_O,
-     "pop($self, load, /)\n--\n\nThe oldest WorkerJob, None if there is none now, RecvError once there will be none.\n\n"
+     "pop($self, load, /)\n--\n\nThe oldest WorkerJob, None if there is none now, RecvError once there will be "
+     "none.\n\n"
      "One with a load leaves what reserve() keeps for others."},
     {"reserve", queue_reserve, METH_NOARGS, "reserve($self, /)\n--\n\nA worker is on its way: keep a job for it."},
     {"unreserve", queue_unreserve, METH_NOARGS, "unreserve($self, /)\n--\n\nIt has come, or will not come."},
     {"wait", queue_wait, METH_O,
-     "wait($self, load, /)\n--\n\nAwait it until there may be a job. Of several that wait, the one with the least `load` is "
+     "wait($self, load, /)\n--\n\nAwait it until there may be a job. Of several that wait, the one with the least "
+     "`load` is "
      "woken."},
     {"enlist", queue_enlist, METH_NOARGS, "enlist($self, /)\n--\n\nFrom now on interrupt() reaches this thread."},
     {"delist", queue_delist, METH_NOARGS, "delist($self, /)\n--\n\nNo more."},
     {"interrupt", queue_interrupt, METH_NOARGS,
-     "interrupt($self, /)\n--\n\nRaise SystemExit in the workers, at their next bytecode. Waits for those that are stuck in a "
+     "interrupt($self, /)\n--\n\nRaise SystemExit in the workers, at their next bytecode. Waits for those that are "
+     "stuck in a "
      "call that holds their GIL."},
     {"close", queue_close, METH_O,
      "close($self, grace, /)\n--\n\nTake no more jobs. The workers have `grace` seconds to end what they have begun."},

@@ -170,7 +170,7 @@ static void item_drop(struct fr_item *item)
         block_unref(item->block);
         break;
     case FR_ITEM_FD:
-        fd = atomic_exchange_explicit(&item->fd, -1, memory_order_acq_rel); /* pairs with parcel_take_fd() */
+        fd = atomic_exchange_explicit(&item->fd, -1, memory_order_acq_rel); /* pairs with item_object() */
         if (fd >= 0) {
             close(fd);
         }

@@ -160,7 +160,8 @@ static void pipe_unref(struct fr_pipe *pipe)
 
 void fr_pipe_hold(struct fr_pipe *pipe, int end)
 {
-    atomic_fetch_add_explicit(&pipe->ends[end], 1, memory_order_acq_rel); /* the caller has one of these, so it is not 0 */
+    atomic_fetch_add_explicit(&pipe->ends[end], 1,
+                              memory_order_acq_rel); /* the caller has one of these, so it is not 0 */
     atomic_fetch_add_explicit(&pipe->refs, 1, memory_order_relaxed);
 }
 
@@ -370,7 +371,8 @@ static PyObject *end_capacity(PyObject *op, void *Py_UNUSED(closure))
 static PyMethodDef end_methods[] = {
     {"push", end_push, METH_O,
      "push($self, parcel, /)\n--\n\nTrue: sent. False: there is no room, and the parcel is gone. SendError: closed."},
-    {"pop", end_pop, METH_NOARGS, "pop($self, /)\n--\n\nThe oldest Parcel, None if there is none, RecvError at the end."},
+    {"pop", end_pop, METH_NOARGS,
+     "pop($self, /)\n--\n\nThe oldest Parcel, None if there is none, RecvError at the end."},
     {"wait", end_wait, METH_NOARGS, "wait($self, /)\n--\n\nAwait it until there may be room (a sender), or mail."},
     {"blocking_wait", end_blocking_wait, METH_NOARGS, "blocking_wait($self, /)\n--\n\nThe same for plain threads."},
     {"clone", end_clone, METH_NOARGS, "clone($self, /)\n--\n\nOne more end of the same kind."},
