@@ -49,10 +49,8 @@ struct fr_task {
     struct fr_node *joiners; /* a ring without a head: the oldest waiter, NULL if none */
     const struct fr_site *site;
     uint64_t id;
-    union {
-        struct fr_task *next; /* free list, blocking queue */
-        void *owed;           /* a Cancelled that a shield held back; never that of a blocking call */
-    };
+    struct fr_task *next; /* free list, blocking queue */
+    void *owed;           /* a Cancelled that a shield held back, see scope.h */
     struct fr_member *member; /* its place in a set of tasks, NULL: it is in none */
     struct fr_scope *scopes;  /* the innermost one that the line being stepped is in; owned */
     struct fr_scope *floor;   /* where those around that line begin; NULL: it is the task's own */
