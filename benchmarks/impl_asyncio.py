@@ -308,6 +308,73 @@ async def timeouts_await(count: int) -> int:
     return done
 
 
+async def await_ready(count: int) -> int:
+    """The bare await."""
+
+    async def body() -> int:
+        return 1
+
+    done = 0
+    for _ in range(count):
+        done += await body()
+    return done
+
+
+async def timeout_ready(count: int) -> int:
+    """The same in a timeout."""
+
+    async def body() -> int:
+        return 1
+
+    done = 0
+    for _ in range(count):
+        done += await asyncio.wait_for(body(), 10)
+    return done
+
+
+async def select_100(branches: int, rounds: int) -> int:
+    """One winner, the others cancelled and awaited."""
+    never = asyncio.Event()
+    lost = 0
+
+    async def branch(number: int, winner: int) -> int:
+        nonlocal lost
+        if number == winner:
+            await asyncio.sleep(0)
+            return number
+        try:
+            await never.wait()
+        finally:
+            lost += 1
+        return -1
+
+    total = 0
+    for round in range(rounds):
+        winner = round % branches
+        tasks = [asyncio.create_task(branch(number, winner)) for number in range(branches)]
+        done, pending = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+        for task in pending:
+            task.cancel()
+        if pending:
+            await asyncio.wait(pending)
+        total += done.pop().result()
+    assert lost == rounds * (branches - 1)
+    return total
+
+
+async def join_100(branches: int, rounds: int) -> int:
+    """All of them, gathered."""
+
+    async def branch(number: int) -> int:
+        await asyncio.sleep(0)
+        return number
+
+    total = 0
+    for _ in range(rounds):
+        total += sum(await asyncio.gather(*[branch(number) for number in range(branches)]))
+    return total
+
+
 async def tls_echo(connections: int, requests: int) -> int:
     """Server and clients on streams over TLS, one request in flight on each connection."""
     server_context, client_context = tls_contexts()

@@ -336,6 +336,68 @@ async def timeouts_await(count: int) -> int:
     return done
 
 
+async def await_ready(count: int) -> int:
+    """The bare await."""
+
+    async def body() -> int:
+        return 1
+
+    done = 0
+    for _ in range(count):
+        done += await body()
+    return done
+
+
+async def timeout_ready(count: int) -> int:
+    """The same in a timeout."""
+
+    async def body() -> int:
+        return 1
+
+    done = 0
+    for _ in range(count):
+        done += await timeout(10, body())
+    return done
+
+
+async def select_100(branches: int, rounds: int) -> int:
+    """One winner, the others cancelled and awaited."""
+    never = channels.Notify()
+    lost = 0
+
+    async def branch(number: int, winner: int) -> int:
+        nonlocal lost
+        if number == winner:
+            await freerun.yield_now()
+            return number
+        try:
+            await never.notified()
+        finally:
+            lost += 1
+        return -1
+
+    total = 0
+    for round in range(rounds):
+        winner = round % branches
+        _, value = await freerun.select(*[branch(number, winner) for number in range(branches)])
+        total += value
+    assert lost == rounds * (branches - 1)
+    return total
+
+
+async def join_100(branches: int, rounds: int) -> int:
+    """All of them, in one task."""
+
+    async def branch(number: int) -> int:
+        await freerun.yield_now()
+        return number
+
+    total = 0
+    for _ in range(rounds):
+        total += sum(await freerun.join(*[branch(number) for number in range(branches)]))
+    return total
+
+
 async def tls_echo(connections: int, requests: int) -> int:
     """Server and clients over TLS, one request in flight on each connection."""
     server_context, client_context = tls_contexts()

@@ -310,6 +310,63 @@ async def timeouts_await(count: int) -> int:
     return done
 
 
+async def await_ready(count: int) -> int:
+    """The bare await."""
+
+    async def body() -> int:
+        return 1
+
+    done = 0
+    for _ in range(count):
+        done += await body()
+    return done
+
+
+async def timeout_ready(count: int) -> int:
+    """The same in a timeout."""
+
+    async def body() -> int:
+        return 1
+
+    done = 0
+    for _ in range(count):
+        result, in_time = await tonio_time.timeout(body(), 10)
+        assert in_time
+        done += result
+    return done
+
+
+async def select_100(branches: int, rounds: int) -> int:
+    """One winner. TonIO cancels the others, and does not say when they have ended."""
+    never = tonio.Event()
+
+    async def branch(number: int, winner: int) -> int:
+        if number == winner:
+            await tonio.yield_now()
+            return number
+        await never.wait()
+        return -1
+
+    total = 0
+    for round in range(rounds):
+        winner = round % branches
+        total += await tonio.select(*[branch(number, winner) for number in range(branches)])
+    return total
+
+
+async def join_100(branches: int, rounds: int) -> int:
+    """All of them: its `spawn` waits for many at once."""
+
+    async def branch(number: int) -> int:
+        await tonio.yield_now()
+        return number
+
+    total = 0
+    for _ in range(rounds):
+        total += sum(await tonio.spawn(*[branch(number) for number in range(branches)]))
+    return total
+
+
 async def tls_echo(connections: int, requests: int) -> int:
     """The bar for TLS is asyncio's."""
     raise Unsupported("compared with asyncio and uvloop")

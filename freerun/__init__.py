@@ -39,8 +39,11 @@ from .task import (
     JoinSet,
     TaskGroup,
     block_in_place,
+    join,
+    select,
     spawn,
     spawn_blocking,
+    try_join,
     yield_now,
 )
 from .testing import test
@@ -67,11 +70,13 @@ __all__ = [
     "block_in_place",
     "build_info",
     "io",
+    "join",
     "lowlevel",
     "main",
     "net",
     "run",
     "runtime",
+    "select",
     "spawn",
     "spawn_blocking",
     "sync",
@@ -79,5 +84,6 @@ __all__ = [
     "test",
     "testing",
     "time",
+    "try_join",
     "yield_now",
 ]

@@ -35,13 +35,13 @@ Example::
 
 Tasks that wait in line have a `WaitList`, those that all wait for the same news `Listeners`.
 
-Everything here may be used from any thread, except that `current_task`, `current_waker`, `park` and `checkpoint` belong
-in a task. Tokio: `std::task::{Waker, Context}` and `std::future::poll_fn`.
+Everything here may be used from any thread, except that `current_task`, `current_waker`, `park` and the checkpoints
+belong in a task. Tokio: `std::task::{Waker, Context}` and `std::future::poll_fn`.
 """
 
 from __future__ import annotations
 
-from ._core._native import Listeners, TaskRef, Waker, current_task, current_waker, park, yield_now
+from ._core._native import Listeners, TaskRef, Waker, current_task, current_waker, park, shielded_yield, yield_now
 from ._core.pending import PENDING, Pending
 from ._wait_list import Waiter, WaitList
 
@@ -53,6 +53,7 @@ __all__ = [
     "WaitList",
     "Waiter",
     "Waker",
+    "cancel_shielded_checkpoint",
     "checkpoint",
     "current_task",
     "current_waker",
@@ -78,3 +79,31 @@ async def checkpoint() -> None:
         assert freerun.run(main) == "still here"
     """
     await yield_now()
+
+
+async def cancel_shielded_checkpoint() -> None:
+    """Let other tasks run, but no cancellation arrive: what is due is raised where the task waits next.
+
+    For cleanup that has to give way and must not be cut short, and for code that has taken something already.
+
+    Errors: `RuntimeError` outside a task.
+    Cancel safety: an abort, a timeout or a `select()` that would cancel it waits until it is over. Thread safety: for
+    tasks. Tokio: none.
+
+    Example::
+
+        import freerun
+        from freerun import lowlevel
+
+        async def main() -> str:
+            freerun.task.current().abort()
+            await lowlevel.cancel_shielded_checkpoint()
+            try:
+                await lowlevel.checkpoint()
+            except freerun.Cancelled:
+                return "only here"
+            return "not at all"
+
+        assert freerun.run(main) == "only here"
+    """
+    await shielded_yield()

@@ -220,7 +220,11 @@ class Builder:
         return self
 
     def slow_poll_warning(self, duration: Seconds) -> Self:
-        """Log a warning when one poll takes longer: the task, its spawn site, its stack. 0: never. Default: 10 s."""
+        """Log a warning when one poll takes longer: the task, its spawn site, its stack. 0: never. Default: 10 s.
+
+        Also after that time, or 1 s if that is shorter: when a task was given a lock or a permit and does not look at
+        it, because nobody polls what awaits it, while whoever is next in line waits.
+        """
         self._config.slow_poll_warning = seconds(duration, "slow_poll_warning")
         return self
 

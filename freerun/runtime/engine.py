@@ -10,7 +10,7 @@ from typing import Any
 
 from freerun._core._native import Core
 
-from . import atexit, drivers, signals, slow_poll
+from . import atexit, drivers, futurelock, signals, slow_poll
 from .asyncgens import AsyncGenerators
 from .config import Config
 from .cpus import default_worker_threads
@@ -60,6 +60,7 @@ class Engine:
             thread_name=config.thread_name,
             unhandled=self.unhandled,
             slow_poll=slow_poll.report,
+            futurelock=futurelock.report,
             agen_first=self._asyncgens.first,
             agen_final=self._asyncgens.final,
             drained=self._asyncgens.drained,

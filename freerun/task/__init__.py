@@ -2,7 +2,18 @@
 
 from __future__ import annotations
 
-from freerun._core._native import AbortHandle, CancelScope, JoinHandle, block_in_place, consume_budget, yield_now
+from freerun._core._native import (
+    AbortHandle,
+    CancelScope,
+    JoinHandle,
+    block_in_place,
+    consume_budget,
+    join,
+    select,
+    try_join,
+    unconstrained,
+    yield_now,
+)
 from freerun._core._native import current_task as current
 from freerun._errors import JoinError
 
@@ -24,7 +35,11 @@ __all__ = [
     "block_in_place",
     "consume_budget",
     "current",
+    "join",
+    "select",
     "spawn",
     "spawn_blocking",
+    "try_join",
+    "unconstrained",
     "yield_now",
 ]

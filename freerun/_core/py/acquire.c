@@ -3,19 +3,39 @@
 
 #include <errno.h>
 
+#include "branch.h"
+#include "futurelock.h"
+
 void fr_acquire_wake(void *task)
 {
     fr_task_wake(task);
     fr_task_unref(task);
 }
 
+void fr_acquire_granted(void *task)
+{
+    fr_granted(fr_task_root(task));
+    fr_acquire_wake(task);
+}
+
+/* It stands in line no more; `taken`: somebody took it out, and woke its task. */
+static void forget_task(struct fr_acquire *acquire, struct fr_sem *sem, bool taken)
+{
+    if (taken && sem->wake == fr_acquire_granted) {
+        fr_grant_seen(fr_task_root(acquire->task));
+    }
+    fr_task_unref(acquire->task);
+}
+
 static enum fr_acquired enlist(struct fr_acquire *acquire, struct fr_sem *sem, struct fr_task *task)
 {
     fr_acquire_settle();
     acquire->wait.waiter = (struct fr_waiter){.task = task};
+    acquire->task = task;
     fr_task_ref(task);
     int err = fr_sem_acquire(sem, &acquire->wait, acquire->count);
     if (err == -EAGAIN) {
+        fr_task_ref(task); /* the waiter's is gone as soon as it is taken */
         acquire->state = FR_ACQUIRE_LINED;
         return FR_ACQUIRE_PARKS;
     }
@@ -37,6 +57,11 @@ enum fr_acquired fr_acquire_step_slow(struct fr_acquire *acquire, struct fr_sem 
         if (!fr_leaf_move(&sem->lock, &acquire->wait.waiter, task)) {
             return FR_ACQUIRE_MISUSED;
         }
+        if (acquire->wait.waiter.task == task) { /* nobody else writes it */
+            fr_task_ref(task);
+            fr_task_unref(acquire->task);
+            acquire->task = task;
+        }
         err = fr_sem_poll(&acquire->wait);
     }
     if (err == -EAGAIN) {
@@ -49,6 +74,7 @@ enum fr_acquired fr_acquire_step_slow(struct fr_acquire *acquire, struct fr_sem 
     if (!fr_leaf_spend()) {
         return FR_ACQUIRE_YIELDS; /* what it was given stays its own */
     }
+    forget_task(acquire, sem, true);
     acquire->state = FR_ACQUIRE_HELD;
     return FR_ACQUIRED;
 }
@@ -59,9 +85,11 @@ void fr_acquire_let_go(struct fr_acquire *acquire, struct fr_sem *sem)
         return;
     }
     acquire->state = FR_ACQUIRE_NEW;
-    if (fr_sem_cancel(sem, &acquire->wait)) {
+    bool linked = fr_sem_cancel(sem, &acquire->wait);
+    if (linked) {
         fr_task_unref(acquire->wait.waiter.task);
     }
+    forget_task(acquire, sem, !linked);
 }
 
 int fr_acquire_blocking(struct fr_sem *sem, uint64_t n)

@@ -7,6 +7,7 @@
  * OWNERSHIP  the struct lies in the leaf; in the state LINED its waiter is in the line of the semaphore, or was taken out
  *            of it and has not looked yet.
  * FIELDS     stepping  fr_leaf_enter() and fr_leaf_exit(); the rest belongs to who has entered
+ *            task      in the state LINED: for whom it stands there; owned
  * INVARIANTS AQ1 who leaves the state LINED does it through fr_acquire_let_go() or by finding that it has all: so no
  *                waiter is left behind, and no permit goes with a leaf that was given one and never looked.
  *            AQ2 permits that are HELD are given back exactly once: by whoever turns HELD into OVER, or by the dealloc.
@@ -30,6 +31,7 @@ enum fr_acquire_state {
 struct fr_acquire {
     struct fr_sem_waiter wait;
     uint64_t count; /* asked for, then held */
+    struct fr_task *task;
     _Atomic bool stepping;
     uint8_t state;
 };
@@ -45,8 +47,10 @@ static inline void fr_acquire_init(struct fr_acquire *acquire, uint64_t count, e
     atomic_init(&acquire->stepping, false);
 }
 
-/* The `wake` of every semaphore of the py layer. */
+/* The `wake` of the py layer. */
 void fr_acquire_wake(void *task);
+/* The same for the semaphores of locks, which count what was granted: see futurelock.h. */
+void fr_acquire_granted(void *task);
 
 enum fr_acquired fr_acquire_step_slow(struct fr_acquire *acquire, struct fr_sem *sem, struct fr_task *task);
 

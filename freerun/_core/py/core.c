@@ -6,6 +6,7 @@
 #include <sys/eventfd.h>
 #include <unistd.h>
 
+#include "futurelock.h"
 #include "leaf.h"
 #include "rt/clock.h"
 #include "rt/futex.h"
@@ -534,6 +535,7 @@ static int parse_config(PyObject *args, PyObject *kwargs, struct config *c)
                             "thread_name",
                             "unhandled",
                             "slow_poll",
+                            "futurelock",
                             "agen_first",
                             "agen_final",
                             "drained",
@@ -546,11 +548,11 @@ static int parse_config(PyObject *args, PyObject *kwargs, struct config *c)
                             NULL};
     struct fr_hooks *h = &c->hooks;
     if (!PyArg_ParseTupleAndKeywords(
-            args, kwargs, "$pIIdnIIpppppOdOOOOOOOOOOOO:Core", names, &c->current_thread, &c->workers, &c->max_blocking,
+            args, kwargs, "$pIIdnIIpppppOdOOOOOOOOOOOOO:Core", names, &c->current_thread, &c->workers, &c->max_blocking,
             &c->keep_alive, &c->stack_size, &c->event_interval, &c->global_interval, &c->lifo_slot, &c->io, &c->time,
             &c->io_uring, &c->start_paused, &c->seed, &c->slow_poll, &h->thread_name, &h->unhandled, &h->slow_poll,
-            &h->agen_first, &h->agen_final, &h->drained, &h->thread_start, &h->thread_stop, &h->thread_park,
-            &h->thread_unpark, &h->task_spawn, &h->task_terminate)) {
+            &h->futurelock, &h->agen_first, &h->agen_final, &h->drained, &h->thread_start, &h->thread_stop,
+            &h->thread_park, &h->thread_unpark, &h->task_spawn, &h->task_terminate)) {
         return -1;
     }
     if (c->workers < 1 || c->workers > FR_MAX_WORKERS || c->event_interval < 1 || c->max_blocking < 1) {
@@ -578,6 +580,7 @@ static struct fr_hooks own_hooks(const struct fr_hooks *h)
                              .task_terminate = own(h->task_terminate),
                              .unhandled = own(h->unhandled),
                              .slow_poll = own(h->slow_poll),
+                             .futurelock = own(h->futurelock),
                              .agen_first = own(h->agen_first),
                              .agen_final = own(h->agen_final),
                              .drained = own(h->drained),
@@ -615,6 +618,10 @@ static void set_fields(struct fr_runtime *rt, CoreObject *core, const struct con
     rt->global_interval = c->global_interval ? c->global_interval : 61;
     rt->stack_size = (size_t)c->stack_size;
     rt->slow_poll_ns = c->slow_poll > 0 && c->slow_poll < 9e9 ? (uint64_t)(c->slow_poll * 1e9) : 0;
+    rt->futurelock_ns = rt->slow_poll_ns < FR_FUTURELOCK_NS ? rt->slow_poll_ns : FR_FUTURELOCK_NS;
+    rt->suspects = NULL;
+    fr_mutex_init(&rt->suspects_lock);
+    atomic_init(&rt->has_suspects, false);
     rt->nshards = rt->nworkers + 1;
     rt->hooks = own_hooks(&c->hooks);
     rt->has_watch = rt->dirty = false;
@@ -788,9 +795,9 @@ static int core_traverse(PyObject *self, visitproc visit, void *arg)
     Py_VISIT(Py_TYPE(self));
     if (rt) {
         struct fr_hooks *h = &rt->hooks;
-        PyObject *all[] = {h->thread_start, h->thread_stop,    h->thread_park, h->thread_unpark,
-                           h->task_spawn,   h->task_terminate, h->unhandled,   h->slow_poll,
-                           h->agen_first,   h->agen_final,     h->drained,     h->thread_name};
+        PyObject *all[] = {h->thread_start,   h->thread_stop, h->thread_park, h->thread_unpark, h->task_spawn,
+                           h->task_terminate, h->unhandled,   h->slow_poll,   h->agen_first,    h->agen_final,
+                           h->drained,        h->thread_name, h->futurelock};
         for (size_t i = 0; i < sizeof all / sizeof *all; i++) {
             Py_VISIT(all[i]);
         }

@@ -243,6 +243,48 @@ static PyType_Spec ready_spec = {
     .slots = ready_slots,
 };
 
+/* ---- shielded_yield: lets others run, and nothing arrives meanwhile ---- */
+
+/* Whether this await has yielded already stands in the task, which is resumed as if nothing were due for so long. What
+ * was due meanwhile has had its wake: this one makes the task look again, once it waits for something else. */
+static PyObject *shielded_iternext(PyObject *Py_UNUSED(self))
+{
+    struct fr_task *task = fr_leaf_task();
+    if (!task) {
+        return NULL;
+    }
+    task->shielded = !task->shielded;
+    if (task->shielded) {
+        return fr_leaf_yield();
+    }
+    fr_task_wake(task);
+    return NULL;
+}
+
+/* Only a coroutine that is stepped by hand, or closed. */
+static void shielded_let_go(PyObject *Py_UNUSED(self))
+{
+    if (fr_thread.task) {
+        fr_thread.task->shielded = false;
+    }
+}
+
+FR_LEAF_METHODS(shielded, shielded_let_go);
+
+static PyType_Slot shielded_slots[] = {
+    {Py_tp_doc, "What shielded_yield() returns."},
+    {Py_tp_methods, shielded_methods},
+    FR_LEAF_SLOTS(shielded_iternext),
+    {0, NULL},
+};
+
+static PyType_Spec shielded_spec = {
+    .name = "freerun._core._native.ShieldedYield",
+    .basicsize = sizeof(PyObject),
+    .flags = Py_TPFLAGS_DEFAULT | Py_TPFLAGS_IMMUTABLETYPE | Py_TPFLAGS_DISALLOW_INSTANTIATION,
+    .slots = shielded_slots,
+};
+
 /* ---- park: one suspension, ended by any wake-up ---- */
 
 typedef struct {
@@ -331,6 +373,11 @@ PyObject *fr_leaf_consume_budget(PyObject *module, PyObject *Py_UNUSED(ignored))
     return Py_NewRef(((struct fr_module *)PyModule_GetState(module))->consume_budget);
 }
 
+PyObject *fr_leaf_shielded_yield(PyObject *module, PyObject *Py_UNUSED(ignored))
+{
+    return Py_NewRef(((struct fr_module *)PyModule_GetState(module))->shielded_yield);
+}
+
 PyObject *fr_leaf_new_park(PyObject *module, PyObject *Py_UNUSED(ignored))
 {
     struct fr_module *mod = PyModule_GetState(module);
@@ -383,7 +430,8 @@ int fr_leaf_add_types(struct fr_module *mod)
     mod->yield_now = mod->yield_type->tp_alloc(mod->yield_type, 0);
     mod->consume_budget = singleton(mod, &budget_spec);
     mod->ready = singleton(mod, &ready_spec);
-    if (!mod->yield_now || !mod->consume_budget || !mod->ready) {
+    mod->shielded_yield = singleton(mod, &shielded_spec);
+    if (!mod->shielded_yield || !mod->yield_now || !mod->consume_budget || !mod->ready) {
         return -1;
     }
     fr_immortalise(mod->yield_now);

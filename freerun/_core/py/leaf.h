@@ -38,9 +38,14 @@ static inline PyObject *fr_leaf_yield(void)
 /* Budget is spent by leaves that were ready at once. False: yield instead, so that one task cannot starve others. It
  * counts time as well: a connection whose next request is always there already, and takes milliseconds, would keep its
  * worker for 128 requests. */
+static inline bool fr_leaf_is_spent(void)
+{
+    return fr_thread.budget == 0 || (int64_t)(fr_clock_ticks() - fr_thread.turn_ends) > 0;
+}
+
 static inline bool fr_leaf_spend(void)
 {
-    if (fr_thread.budget == 0 || (int64_t)(fr_clock_ticks() - fr_thread.turn_ends) > 0) {
+    if (fr_leaf_is_spent()) {
         fr_thread.refused = true;
         return false;
     }

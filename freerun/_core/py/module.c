@@ -79,6 +79,141 @@ static const char TIMEOUT_DOC[] =
     "        return \"\"\n\n"
     "    assert freerun.run(main) == \"not done within 0.01 s\"\n";
 
+/* Public as freerun.join, try_join, select and freerun.task.unconstrained. */
+static const char JOIN_DOC[] =
+    "join(*branches)\n"
+    "--\n"
+    "\n"
+    "Run several awaitables at once, in this very task, and return all that they return: `a, b = await join(x, y)`.\n"
+    "\n"
+    "A branch is a coroutine, anything else that can be awaited, or an async function without arguments. Nothing is\n"
+    "spawned: the branches take turns on this task's worker, in its context, and one that waits does not keep the "
+    "others\n"
+    "waiting. Only branches that were woken are polled again. Without branches the result is `()`.\n"
+    "\n"
+    "Errors: every branch runs to its end; then the first exception is raised, and further ones go to the runtime's\n"
+    "`unhandled_exception`. `KeyboardInterrupt` and `SystemExit` cancel the other branches and are raised in place of "
+    "any\n"
+    "other. `ValueError` if two branches are the same awaitable, `TypeError` if one is none: then nothing has run.\n"
+    "Cancel safety: each branch that still runs gets `Cancelled` where it waits, its cleanup may await, and when the "
+    "last\n"
+    "one has ended `Cancelled` is raised, whatever the branches returned; what had been returned before is lost. An\n"
+    "exception of a branch's cleanup is raised in its place. Thread safety: for tasks. Tokio: `tokio::join!`.\n"
+    "\n"
+    "Example::\n"
+    "\n"
+    "    import freerun\n"
+    "\n"
+    "    async def square(n: int) -> int:\n"
+    "        await freerun.time.sleep(0.001)\n"
+    "        return n * n\n"
+    "\n"
+    "    async def main() -> tuple[int, int]:\n"
+    "        return await freerun.join(square(2), square(3))\n"
+    "\n"
+    "    assert freerun.run(main) == (4, 9)\n";
+
+static const char TRY_JOIN_DOC[] =
+    "try_join(*branches)\n"
+    "--\n"
+    "\n"
+    "As `join()`, but the first exception cancels the other branches and is raised once they have ended.\n"
+    "\n"
+    "Errors: as `join()`. What the cancelled branches raise, other than `Cancelled`, goes to the runtime's\n"
+    "`unhandled_exception`.\n"
+    "Cancel safety: as `join()`. Thread safety: for tasks. Tokio: `tokio::try_join!`.\n"
+    "\n"
+    "Example::\n"
+    "\n"
+    "    import freerun\n"
+    "\n"
+    "    async def fail() -> int:\n"
+    "        raise OSError(\"no\")\n"
+    "\n"
+    "    async def main() -> str:\n"
+    "        try:\n"
+    "            await freerun.try_join(fail(), freerun.time.sleep(3600))\n"
+    "        except OSError as error:\n"
+    "            return str(error)\n"
+    "        return \"\"\n"
+    "\n"
+    "    assert freerun.run(main) == \"no\"\n";
+
+static const char SELECT_DOC[] =
+    "select(*branches, biased=False, **named_branches)\n"
+    "--\n"
+    "\n"
+    "Wait for whichever of several awaitables returns first: `which, value = await select(a, b)`.\n"
+    "\n"
+    "Returns its number and its result; with keywords, `select(name=a, other=b)`, its name and its result. A branch is "
+    "a\n"
+    "coroutine, anything else that can be awaited, or an async function without arguments, and is polled in this very\n"
+    "task, in its context: nothing is spawned. Which branch is polled first is random, so that none is favoured;\n"
+    "`biased=True` polls in the order given, so of several that are ready the first one wins.\n"
+    "\n"
+    "The other branches get `Cancelled` where they wait, once, and `select` returns only when they have ended: their\n"
+    "cleanup may await. One that swallows `Cancelled` is waited for as long as it likes, and what it returns is "
+    "dropped.\n"
+    "What is awaited in a loop and must lose nothing, such as `receiver.recv()`, is cancel safe: "
+    "docs/cancel-safety.md.\n"
+    "\n"
+    "Errors: an exception counts as the first result: it cancels the others and is raised. What a cancelled branch "
+    "raises\n"
+    "in its cleanup goes to the runtime's `unhandled_exception`; `KeyboardInterrupt` and `SystemExit` are raised in "
+    "place\n"
+    "of any result. `ValueError` without branches, or if two of them are the same awaitable; `TypeError` if one cannot "
+    "be\n"
+    "awaited: then nothing has run.\n"
+    "Cancel safety: each branch that still runs gets `Cancelled`, and when the last one has ended `Cancelled` is "
+    "raised; a\n"
+    "result that was there already is lost. An exception of a branch's cleanup is raised in its place.\n"
+    "Thread safety: for tasks. Tokio: `tokio::select!`.\n"
+    "\n"
+    "Example::\n"
+    "\n"
+    "    import freerun\n"
+    "    from freerun.sync import oneshot\n"
+    "    from freerun.time import sleep\n"
+    "\n"
+    "    async def main() -> tuple[str, str]:\n"
+    "        tx, rx = oneshot.channel()\n"
+    "        tx.send(\"answer\")\n"
+    "        assert await freerun.select(sleep(3600), sleep(0.001)) == (1, None)\n"
+    "        return await freerun.select(reply=rx, late=sleep(3600))\n"
+    "\n"
+    "    assert freerun.run(main) == (\"reply\", \"answer\")\n";
+
+static const char UNCONSTRAINED_DOC[] =
+    "unconstrained(awaitable, /, *args)\n"
+    "--\n"
+    "\n"
+    "Await something without a cooperative budget: what is always ready keeps the worker as long as it likes.\n"
+    "\n"
+    "`awaitable` is a coroutine, anything else that can be awaited, or an async function to be called with `args`; it "
+    "is\n"
+    "polled in this very task, and its result is the result. Other tasks of the worker wait meanwhile.\n"
+    "\n"
+    "Errors: those of what is awaited; `TypeError` if it cannot be awaited.\n"
+    "Cancel safety: an abort is passed on to what is awaited. Thread safety: for tasks. Tokio:\n"
+    "`tokio::task::coop::unconstrained`.\n"
+    "\n"
+    "Example::\n"
+    "\n"
+    "    import freerun\n"
+    "    from freerun.sync import mpsc\n"
+    "\n"
+    "    async def drain(rx: mpsc.Receiver[int]) -> int:\n"
+    "        return sum([value async for value in rx])\n"
+    "\n"
+    "    async def main() -> int:\n"
+    "        tx, rx = mpsc.channel(1000)\n"
+    "        with tx:\n"
+    "            for n in range(1000):\n"
+    "                tx.try_send(n)\n"
+    "        return await freerun.task.unconstrained(drain, rx)\n"
+    "\n"
+    "    assert freerun.run(main) == 499500\n";
+
 static PyMethodDef functions[] = {
     {"spawn", FAST(fr_task_spawn_here), METH_FASTCALL | METH_KEYWORDS,
      "spawn(coro, /, *args, name=None)\n--\n\n"
@@ -101,6 +236,8 @@ static PyMethodDef functions[] = {
     {"consume_budget", fr_leaf_consume_budget, METH_NOARGS,
      "consume_budget()\n--\n\nAwait it in a long loop: yields when the task's budget is spent. Tokio: "
      "tokio::task::consume_budget."},
+    {"shielded_yield", fr_leaf_shielded_yield, METH_NOARGS,
+     "shielded_yield()\n--\n\nAs yield_now(), but nothing is thrown in: what is due comes at the next suspension."},
     {"park", fr_leaf_new_park, METH_NOARGS,
      "park()\n--\n\nAwait it to be suspended until the task is woken, by whomever."},
     {"current_waker", fr_leaf_current_waker, METH_NOARGS, "current_waker()\n--\n\nA Waker of the running task."},
@@ -115,6 +252,10 @@ static PyMethodDef functions[] = {
     {"timeout_at_ns", FAST(fr_timeout_at), METH_FASTCALL,
      "timeout_at_ns(deadline_ns, awaitable=None, /, *args)\n--\n\nAs timeout(), until the runtime's clock reads "
      "`deadline_ns`."},
+    {"join", FAST(fr_join), METH_FASTCALL, JOIN_DOC},
+    {"try_join", FAST(fr_try_join), METH_FASTCALL, TRY_JOIN_DOC},
+    {"select", FAST(fr_select), METH_FASTCALL | METH_KEYWORDS, SELECT_DOC},
+    {"unconstrained", FAST(fr_unconstrained), METH_FASTCALL, UNCONSTRAINED_DOC},
     {"oneshot_channel", fr_oneshot_channel, METH_NOARGS,
      "oneshot_channel()\n--\n\nA (sender, receiver) pair for one value."},
     {"mpsc_channel", fr_mpsc_channel, METH_O,
@@ -184,9 +325,9 @@ static int module_exec(PyObject *module)
         fr_task_add_types(mod) || fr_leaf_add_types(mod) || fr_timer_add_types(mod) || fr_timeout_add_types(mod) ||
         fr_scope_add_types(mod) || fr_io_add_types(mod) || fr_oneshot_add_types(mod) || fr_semaphore_add_types(mod) ||
         fr_mutex_add_types(mod) || fr_mpsc_add_types(mod) || fr_notify_add_types(mod) || fr_listeners_add_types(mod) ||
-        fr_rwlock_add_types(mod) || fr_countdown_add_types(mod) || fr_cancel_scope_add_types(mod) ||
-        fr_join_set_add_types(mod) || fr_core_add_types(mod) ||
-        PyModule_AddStringConstant(module, "__version__", FREERUN_VERSION)) {
+        fr_rwlock_add_types(mod) || fr_countdown_add_types(mod) || fr_group_add_types(mod) ||
+        fr_unconstrained_add_types(mod) || fr_cancel_scope_add_types(mod) || fr_join_set_add_types(mod) ||
+        fr_core_add_types(mod) || PyModule_AddStringConstant(module, "__version__", FREERUN_VERSION)) {
         return -1;
     }
     return 0;
@@ -227,6 +368,8 @@ static int module_traverse(PyObject *module, visitproc visit, void *arg)
                        (PyObject *)mod->cancel_scope_type,
                        (PyObject *)mod->task_set_type,
                        (PyObject *)mod->set_wait_type,
+                       (PyObject *)mod->group_type,
+                       (PyObject *)mod->unconstrained_type,
                        mod->exc_cancelled,
                        mod->exc_join,
                        mod->exc_shutdown,
@@ -257,6 +400,7 @@ static int module_clear(PyObject *module)
     Py_CLEAR(mod->yield_now);
     Py_CLEAR(mod->consume_budget);
     Py_CLEAR(mod->ready);
+    Py_CLEAR(mod->shielded_yield);
     Py_CLEAR(mod->yield_type);
     Py_CLEAR(mod->park_type);
     Py_CLEAR(mod->waker_type);
@@ -285,6 +429,8 @@ static int module_clear(PyObject *module)
     Py_CLEAR(mod->cancel_scope_type);
     Py_CLEAR(mod->task_set_type);
     Py_CLEAR(mod->set_wait_type);
+    Py_CLEAR(mod->group_type);
+    Py_CLEAR(mod->unconstrained_type);
     Py_CLEAR(mod->exc_cancelled);
     Py_CLEAR(mod->exc_join);
     Py_CLEAR(mod->exc_shutdown);

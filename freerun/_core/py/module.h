@@ -37,6 +37,7 @@ enum fr_free_kind {
     FR_FREE_NOTIFIED,
     FR_FREE_CANCEL_SCOPE,
     FR_FREE_SET_WAIT,
+    FR_FREE_GROUP,
     FR_FREE_KINDS
 };
 
@@ -101,9 +102,12 @@ struct fr_module {
     PyTypeObject *rwlock_type;
     PyTypeObject *read_guard_type;
     PyTypeObject *write_guard_type;
+    PyTypeObject *group_type;
+    PyTypeObject *unconstrained_type;
     PyObject *yield_now;      /* the singleton; immortal on free-threaded builds */
     PyObject *consume_budget; /* the same */
     PyObject *ready;          /* the same */
+    PyObject *shielded_yield; /* the same */
     PyObject *exc_cancelled;
     PyObject *exc_join;
     PyObject *exc_shutdown;
@@ -149,10 +153,13 @@ int fr_countdown_add_types(struct fr_module *mod);
 int fr_notify_add_types(struct fr_module *mod);
 int fr_cancel_scope_add_types(struct fr_module *mod);
 int fr_join_set_add_types(struct fr_module *mod);
+int fr_group_add_types(struct fr_module *mod);
+int fr_unconstrained_add_types(struct fr_module *mod);
 
 /* Module functions, each in the file of its subject. */
 PyObject *fr_leaf_yield_now(PyObject *module, PyObject *ignored);
 PyObject *fr_leaf_consume_budget(PyObject *module, PyObject *ignored);
+PyObject *fr_leaf_shielded_yield(PyObject *module, PyObject *ignored);
 PyObject *fr_leaf_new_park(PyObject *module, PyObject *ignored);
 PyObject *fr_leaf_refuse_on_worker(PyObject *module, PyObject *args);
 PyObject *fr_leaf_current_waker(PyObject *module, PyObject *ignored);
@@ -164,6 +171,10 @@ PyObject *fr_timer_sleep(PyObject *module, PyObject *seconds);
 PyObject *fr_timer_sleep_until(PyObject *module, PyObject *deadline);
 PyObject *fr_timeout(PyObject *module, PyObject *const *args, Py_ssize_t nargs);
 PyObject *fr_timeout_at(PyObject *module, PyObject *const *args, Py_ssize_t nargs);
+PyObject *fr_join(PyObject *module, PyObject *const *args, Py_ssize_t nargs);
+PyObject *fr_try_join(PyObject *module, PyObject *const *args, Py_ssize_t nargs);
+PyObject *fr_select(PyObject *module, PyObject *const *args, Py_ssize_t nargs, PyObject *kwnames);
+PyObject *fr_unconstrained(PyObject *module, PyObject *const *args, Py_ssize_t nargs);
 PyObject *fr_oneshot_channel(PyObject *module, PyObject *ignored);
 PyObject *fr_mpsc_channel(PyObject *module, PyObject *capacity);
 PyObject *fr_mpsc_unbounded_channel(PyObject *module, PyObject *ignored);

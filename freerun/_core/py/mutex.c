@@ -336,7 +336,7 @@ static PyObject *mutex_new(PyTypeObject *type, PyObject *args, PyObject *kwargs)
     }
     MutexObject *self = (MutexObject *)type->tp_alloc(type, 0);
     if (self) {
-        fr_sem_init(&self->sem, 1, fr_acquire_wake);
+        fr_sem_init(&self->sem, 1, fr_acquire_granted);
         atomic_init(&self->scope, 0);
         self->value = Py_NewRef(value);
     }

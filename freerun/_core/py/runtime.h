@@ -13,7 +13,7 @@
  *            R3 spawn is refused once the shard is closed; shards are closed before their tasks are cancelled, so
  *               every task that got in is cancelled and every other spawn raises: none is lost in between.
  *            R4 a worker core is owned by exactly one thread; block_in_place moves it to another.
- * LOCKS      shard->lock, pool->lock, threads_lock, blockers_lock, sites.lock: leaves, no Python and no wake under them.
+ * LOCKS      shard->lock, pool->lock, threads_lock, blockers_lock, suspects_lock, sites.lock: leaves, no Python and no wake under them.
  * SHUTDOWN   phase RUNNING -> CANCELLING (tasks get Cancelled, cleanup runs) -> CLOSING (coroutines are closed)
  *            -> STOPPED (threads leave). See shutdown.c.
  * PROVED BY  tests/runtime/test_shutdown.py, tests/stress/
@@ -105,8 +105,9 @@ struct fr_pool {
 
 struct fr_hooks {
     PyObject *thread_start, *thread_stop, *thread_park, *thread_unpark, *task_spawn, *task_terminate;
-    PyObject *unhandled; /* (description, exception) */
-    PyObject *slow_poll; /* (worker, thread ident, description or None, seconds) */
+    PyObject *unhandled;  /* (description, exception) */
+    PyObject *slow_poll;  /* (worker, thread ident, description or None, seconds) */
+    PyObject *futurelock; /* (description, coroutine or None, thread ident or 0, seconds) */
     PyObject *agen_first, *agen_final;
     PyObject *drained;     /* (): the shutdown's tasks have ended; may spawn_cleanup() more */
     PyObject *thread_name; /* (kind, index) -> str */
@@ -129,6 +130,7 @@ struct fr_runtime {
     uint32_t global_interval;
     size_t stack_size;
     uint64_t slow_poll_ns;
+    uint64_t futurelock_ns; /* see futurelock.h */
     uint64_t seed;
     struct fr_worker *workers;
     struct fr_shard *shards;
@@ -155,6 +157,10 @@ struct fr_runtime {
     _Atomic uint64_t shutdown_thread; /* who holds it; 0: nobody */
     struct fr_event *drain_event;     /* current-thread shutdown: under blockers_lock */
     bool dirty;                       /* a thread was left behind: this memory is not used again */
+
+    struct fr_mutex suspects_lock;
+    struct fr_suspect *suspects;
+    _Atomic bool has_suspects;
 
     /* Watch (driver thread). */
     bool has_watch;
@@ -206,6 +212,7 @@ int fr_worker_start(struct fr_worker *worker);
 int fr_give_core_away(struct fr_worker *worker);
 uint64_t fr_now_ns(struct fr_runtime *rt);
 void *fr_next_queued(struct fr_worker *worker);
+uint32_t fr_random(struct fr_worker *worker); /* the worker's own thread */
 
 /* If the watch asked for it since `*seen`: frees what other threads have dropped of ours. Attached; runs destructors. */
 void fr_drain(struct fr_runtime *rt, uint32_t *seen);

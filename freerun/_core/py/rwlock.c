@@ -370,7 +370,7 @@ static PyObject *rwlock_new(PyTypeObject *type, PyObject *args, PyObject *kwargs
     }
     RwLockObject *self = (RwLockObject *)type->tp_alloc(type, 0);
     if (self) {
-        fr_sem_init(&self->sem, max, fr_acquire_wake);
+        fr_sem_init(&self->sem, max, fr_acquire_granted);
         self->max = max;
         self->value = Py_NewRef(value);
     }

@@ -308,7 +308,7 @@ static PyObject *semaphore_new(PyTypeObject *type, PyObject *args, PyObject *kwa
     }
     SemaphoreObject *self = (SemaphoreObject *)type->tp_alloc(type, 0);
     if (self) {
-        fr_sem_init(&self->sem, permits, fr_acquire_wake);
+        fr_sem_init(&self->sem, permits, fr_acquire_granted);
     }
     return (PyObject *)self;
 }

@@ -12,6 +12,7 @@
 #include <stdlib.h>
 #include <unistd.h>
 
+#include "futurelock.h"
 #include "leaf.h"
 #include "rt/clock.h"
 #include "rt/futex.h"
@@ -243,8 +244,9 @@ static void clear_hooks(struct fr_hooks *hooks)
 {
     struct fr_hooks h = *hooks;
     *hooks = (struct fr_hooks){.thread_start = NULL};
-    PyObject *all[] = {h.thread_start, h.thread_stop, h.thread_park, h.thread_unpark, h.task_spawn, h.task_terminate,
-                       h.unhandled,    h.slow_poll,   h.agen_first,  h.agen_final,    h.drained,    h.thread_name};
+    PyObject *all[] = {h.thread_start,   h.thread_stop, h.thread_park, h.thread_unpark, h.task_spawn,
+                       h.task_terminate, h.unhandled,   h.slow_poll,   h.agen_first,    h.agen_final,
+                       h.drained,        h.thread_name, h.futurelock};
     for (size_t i = 0; i < sizeof all / sizeof *all; i++) {
         Py_XDECREF(all[i]);
     }
@@ -256,6 +258,7 @@ void fr_teardown(CoreObject *core, struct fr_runtime *rt)
     atomic_store(&core->rt, NULL);        /* seq_cst: pairs with fr_visit_core() [R2] */
     atomic_fetch_add(&rt->generation, 1); /* before the wait: a later visitor sees that this life is over */
     wait_for_visitors(rt);
+    fr_futurelock_drop(rt);
     for (uint32_t i = 0; rt->workers && i < rt->nworkers; i++) {
         fr_worker_clear(&rt->workers[i]);
     }

@@ -4,6 +4,8 @@
 #include <errno.h>
 #include <stdlib.h>
 
+#include "branch.h"
+#include "futurelock.h"
 #include "join_set.h"
 #include "leaf.h"
 #include "runtime.h"
@@ -132,6 +134,10 @@ static struct fr_task *task_alloc(void)
 
 void fr_task_free(struct fr_task *task)
 {
+    if (__builtin_expect(task->kind == FR_TASK_BRANCH, 0)) {
+        fr_branch_free(task);
+        return;
+    }
     struct fr_worker *worker = fr_thread.worker;
     if (worker && worker->free_task_count < FR_FREE_TASKS_MAX) {
         task->next = worker->free_tasks;
@@ -160,12 +166,24 @@ static uint64_t next_id(struct fr_runtime *rt)
 
 /* ---- waking and aborting ---- */
 
+/* It has become NOTIFIED. A branch is queued where it belongs, and whatever is around it is woken. */
+static void woken(struct fr_runtime *rt, struct fr_task *task)
+{
+    while (__builtin_expect(task->kind == FR_TASK_BRANCH, 0)) {
+        task = fr_branch_woken(task);
+        if (!task || !fr_state_wake(&task->state)) {
+            return;
+        }
+    }
+    fr_schedule(rt, task);
+}
+
 void fr_task_wake(struct fr_task *task)
 {
     struct fr_runtime *rt = task->rt;
     bool foreign = fr_foreign_begin(rt);
     if (fr_state_wake(&task->state)) {
-        fr_schedule(rt, task);
+        woken(rt, task);
     }
     fr_foreign_end(rt, foreign);
 }
@@ -306,11 +324,12 @@ static struct fr_task *task_new(struct fr_runtime *rt, enum fr_task_kind kind, P
     task->lock = (struct fr_mutex)FR_MUTEX_INIT;
     task->kind = kind;
     task->outcome = FR_OUT_PENDING;
-    task->started = task->one_arg = task->claimed = task->yielded = task->quiet = false;
+    task->started = task->one_arg = task->claimed = task->yielded = task->shielded = task->quiet = false;
     task->joiners = NULL;
     task->member = NULL;
     task->owed = NULL;
     task->scopes = task->floor = NULL;
+    atomic_init(&task->unseen, 0);
     fr_list_node_init(&task->owned);
     task->context = PyContext_CopyCurrent();
     return task;
@@ -552,20 +571,19 @@ static PyObject *unhandled_hook(struct fr_task *task)
     return hook;
 }
 
-/* Tells somebody about a failure that nobody will see. Keeps the current exception. */
-static void report_unhandled(struct fr_module *mod, struct fr_task *task)
+void fr_report_unhandled(struct fr_module *mod, struct fr_task *task, PyObject *error)
 {
-    PyObject *error = PyErr_GetRaisedException();
+    PyObject *raised = PyErr_GetRaisedException();
     PyObject *hook = unhandled_hook(task);
     PyObject *description = hook ? fr_task_describe(mod, task) : NULL;
-    PyObject *done = description ? PyObject_CallFunctionObjArgs(hook, description, task->result, NULL) : NULL;
+    PyObject *done = description ? PyObject_CallFunctionObjArgs(hook, description, error, NULL) : NULL;
     if (!done) {
         PyErr_WriteUnraisable(hook);
     }
     Py_XDECREF(done);
     Py_XDECREF(description);
     Py_XDECREF(hook);
-    PyErr_SetRaisedException(error);
+    PyErr_SetRaisedException(raised);
 }
 
 static void joiner_push_locked(struct fr_task *task, struct fr_node *node)
@@ -655,7 +673,7 @@ void fr_task_complete(struct fr_task *task, enum fr_outcome outcome, PyObject *r
     }
     if (!(state & FR_JOIN_INTEREST)) { /* [T3] */
         if (report_wanted(task, state)) {
-            report_unhandled(rt->mod, task);
+            fr_report_unhandled(rt->mod, task, task->result);
         }
         drop_outputs(task);
     }
@@ -696,16 +714,12 @@ PySendResult fr_throw_into(struct fr_module *mod, PyObject *coro, PyObject *erro
     return *result ? PYGEN_NEXT : fr_take_stop(result);
 }
 
-static PySendResult throw_into(struct fr_task *task, PyObject *error, PyObject **result)
-{
-    return fr_throw_into(task->rt->mod, task->coro, error, result);
-}
-
 static PySendResult throw_cancelled(struct fr_task *task, PyObject **result)
 {
     task->yielded = false;
     task->started = true;
-    PySendResult sent = throw_into(task, PyObject_CallNoArgs(task->rt->mod->exc_cancelled), result);
+    struct fr_module *mod = task->rt->mod;
+    PySendResult sent = fr_throw_into(mod, task->coro, PyObject_CallNoArgs(mod->exc_cancelled), result);
     fr_thread.thrown = NULL;
     return sent;
 }
@@ -719,8 +733,7 @@ static PySendResult throw_abort(struct fr_task *task, PyObject **result)
     return throw_cancelled(task, result);
 }
 
-/* The coroutine awaited something that is not freerun's: tell it so, where it awaits. */
-static PySendResult refuse_foreign(struct fr_task *task, PyObject **result)
+PySendResult fr_refuse_foreign(struct fr_module *mod, PyObject *coro, PyObject **result)
 {
     PyObject *what = *result;
     PyObject *message = PyUnicode_FromFormat(
@@ -732,7 +745,7 @@ static PySendResult refuse_foreign(struct fr_task *task, PyObject **result)
     PyObject *error = message ? PyObject_CallOneArg(PyExc_TypeError, message) : NULL;
     Py_XDECREF(message);
     fr_thread.wait = FR_WAIT_NONE;
-    return throw_into(task, error, result);
+    return fr_throw_into(mod, coro, error, result);
 }
 
 /* A coroutine that somebody else can see may be given to two tasks. Steals `coro` on failure. The claim is released
@@ -792,6 +805,9 @@ static bool start(struct fr_task *task)
 static PySendResult step(struct fr_task *task, uint64_t state, PyObject **result)
 {
     fr_thread.wait = FR_WAIT_NONE;
+    if (__builtin_expect(task->shielded, 0)) {
+        return PyIter_Send(task->coro, Py_None, result); /* what was skipped wakes it again, see shielded_iternext() */
+    }
     if (__builtin_expect((state & (FR_CANCELLED | FR_DELIVERED)) == FR_CANCELLED, 0) && !fr_scopes_shield(task)) {
         if (task->kind != FR_TASK_CORO) { /* never started: there is nothing to throw into */
             PyErr_SetNone(task->rt->mod->exc_cancelled);
@@ -817,7 +833,7 @@ static PySendResult step_in_context(struct fr_task *task, uint64_t state, PyObje
     }
     PySendResult sent = step(task, state, result);
     while (sent == PYGEN_NEXT && __builtin_expect(*result != FR_TOKEN || fr_thread.wait == FR_WAIT_NONE, 0)) {
-        sent = refuse_foreign(task, result); /* [L1] */
+        sent = fr_refuse_foreign(task->rt->mod, task->coro, result); /* [L1] */
     }
     PyContext_Exit(task->context); /* keeps a raised exception; it fails only if somebody else exited it */
     return sent;
@@ -827,6 +843,19 @@ static bool closing(struct fr_runtime *rt)
 {
     /* acquire: pairs with fr_shutdown() moving the phase */
     return atomic_load_explicit(&rt->phase, memory_order_acquire) >= FR_PHASE_CLOSING;
+}
+
+/* The same as fr_state_end_poll(), for a task that was granted something and has not looked at it. */
+static bool end_poll_unseen(struct fr_task *task)
+{
+    struct fr_runtime *rt = task->rt;
+    fr_task_ref(task);
+    bool again = fr_state_end_poll(&task->state);
+    if (!again) {
+        fr_futurelock_suspect(rt, task);
+    }
+    fr_task_unref(task);
+    return again;
 }
 
 enum fr_poll_result fr_task_poll(struct fr_task *task)
@@ -853,7 +882,8 @@ enum fr_poll_result fr_task_poll(struct fr_task *task)
             fr_state_end_poll_yield(&task->state);
             return FR_POLL_REQUEUE;
         }
-        return fr_state_end_poll(&task->state) ? FR_POLL_REQUEUE : FR_POLL_DONE;
+        bool again = __builtin_expect(fr_has_unseen(task), 0) ? end_poll_unseen(task) : fr_state_end_poll(&task->state);
+        return again ? FR_POLL_REQUEUE : FR_POLL_DONE;
     }
     if (sent == PYGEN_RETURN) {
         fr_task_complete(task, FR_OUT_RETURNED, result);
@@ -1062,7 +1092,7 @@ static void handle_finalize(PyObject *self)
     struct fr_task *task = ((HandleObject *)self)->task;
     uint64_t state = task ? fr_state_load(&task->state) : 0;
     if (state & FR_COMPLETE && report_wanted(task, state) && task->result && fr_state_set_observed(&task->state)) {
-        report_unhandled(fr_module_of_type(Py_TYPE(self)), task);
+        fr_report_unhandled(fr_module_of_type(Py_TYPE(self)), task, task->result);
     }
 }
 
@@ -1073,7 +1103,7 @@ static void handle_dealloc(PyObject *self)
     FR_TRASHCAN_BEGIN(self, handle_dealloc)
     if (task && (fr_state_load(&task->state) & FR_COMPLETE || fr_state_drop_join_interest(&task->state))) { /* [T3] */
         if (report_wanted(task, fr_state_load(&task->state)) && task->result) {
-            report_unhandled(fr_module_of_type(Py_TYPE(self)), task);
+            fr_report_unhandled(fr_module_of_type(Py_TYPE(self)), task, task->result);
         }
         drop_outputs(task);
     }
@@ -1202,7 +1232,7 @@ static PyObject *join_step(JoinObject *join, struct fr_task *me)
     if (fr_state_load(&task->state) & FR_COMPLETE) {
         return join_finish(join, task);
     }
-    if (me == task) {
+    if (fr_task_root(me) == task) {
         PyErr_SetString(PyExc_RuntimeError, "a task cannot await itself");
         return NULL;
     }
@@ -1472,7 +1502,7 @@ PyObject *fr_task_current(PyObject *module, PyObject *Py_UNUSED(ignored))
 {
     struct fr_module *mod = PyModule_GetState(module);
     struct fr_task *task = fr_leaf_task();
-    return task ? ref_new(mod->task_ref_type, task) : NULL;
+    return task ? ref_new(mod->task_ref_type, fr_task_root(task)) : NULL;
 }
 
 int fr_task_add_types(struct fr_module *mod)

@@ -34,14 +34,24 @@ struct fr_member;
 struct fr_scope;
 
 enum fr_outcome { FR_OUT_PENDING, FR_OUT_RETURNED, FR_OUT_RAISED, FR_OUT_CANCELLED };
-/* AWAITABLE and FUNCTION become CORO, with what is to be stepped in `coro`, at the first poll. */
-enum fr_task_kind { FR_TASK_CORO, FR_TASK_AWAITABLE, FR_TASK_FUNCTION, FR_TASK_BLOCKING };
+/* BRANCH: no task, but part of one that is woken by itself, see branch.h. AWAITABLE and FUNCTION become CORO, with what is to be stepped in `coro`, at the first poll. */
+enum fr_task_kind { FR_TASK_CORO, FR_TASK_AWAITABLE, FR_TASK_FUNCTION, FR_TASK_BLOCKING, FR_TASK_BRANCH };
 
 struct fr_task {
     _Atomic uint64_t state;
     struct fr_runtime *rt;
-    PyObject *coro; /* kind CORO: the coroutine or iterator; else the awaitable or callable */
-    PyObject *args; /* tuple or NULL; with `one_arg` the argument itself: a tuple less to make, and to collect */
+    uint8_t kind; /* here: who wakes it needs these three, and who grants it something `unseen` */
+    uint8_t outcome;
+    _Atomic int16_t unseen; /* see futurelock.h */
+    bool started;
+    bool claimed; /* `coro` is in claims.c */
+    bool quiet;   /* a failure is somebody else's to report (block_on's main task) */
+    /* One byte: the spawner, then the holder of RUNNING. */
+    bool one_arg : 1;
+    bool yielded : 1;  /* yield_now() has yielded and not yet resumed */
+    bool shielded : 1; /* in a shielded yield (leaf.c): resumed as if nothing were due */
+    PyObject *coro;    /* kind CORO: the coroutine or iterator; else the awaitable or callable */
+    PyObject *args;    /* tuple or NULL; with `one_arg` the argument itself: a tuple less to make, and to collect */
     PyObject *context;
     PyObject *result; /* a blocking task that has not run yet: its keyword arguments, dict or NULL */
     PyObject *name;   /* str or NULL */
@@ -49,21 +59,14 @@ struct fr_task {
     struct fr_node *joiners; /* a ring without a head: the oldest waiter, NULL if none */
     const struct fr_site *site;
     uint64_t id;
-    struct fr_task *next; /* free list, blocking queue */
-    void *owed;           /* a Cancelled that a shield held back, see scope.h */
+    struct fr_task *next;     /* free list, blocking queue */
+    void *owed;               /* a Cancelled that a shield held back, see scope.h */
     struct fr_member *member; /* its place in a set of tasks, NULL: it is in none */
     struct fr_scope *scopes;  /* the innermost one that the line being stepped is in; owned */
     struct fr_scope *floor;   /* where those around that line begin; NULL: it is the task's own */
     struct fr_mutex lock;
     uint16_t shard;
     uint16_t generation; /* of rt, its low bits: whether that runtime still lives */
-    uint8_t kind;
-    uint8_t outcome;
-    bool started;
-    bool one_arg;
-    bool claimed; /* `coro` is in claims.c */
-    bool yielded; /* yield_now() has yielded and not yet resumed; the holder of RUNNING */
-    bool quiet;   /* a failure is somebody else's to report (block_on's main task) */
 };
 
 static inline void fr_task_ref(struct fr_task *task)
@@ -129,6 +132,11 @@ void fr_close_quietly(struct fr_module *mod, PyObject *coro);
 /* throw() on what a line steps, with the result of a send(); a plain iterator just ends. Steals `error`; NULL: raised
  * already. */
 PySendResult fr_throw_into(struct fr_module *mod, PyObject *coro, PyObject *error, PyObject **result);
+
+/* What a line stepped yielded is not freerun's: tells it so, where it awaits. Steals *result. */
+PySendResult fr_refuse_foreign(struct fr_module *mod, PyObject *coro, PyObject **result);
+/* Tells somebody about a failure that nobody will see. Keeps the current exception. */
+void fr_report_unhandled(struct fr_module *mod, struct fr_task *task, PyObject *error);
 
 /* Description for reports and dumps: new reference to a dict. */
 PyObject *fr_task_describe(struct fr_module *mod, struct fr_task *task);

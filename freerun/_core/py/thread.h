@@ -4,7 +4,7 @@
  * FIELDS     worker  the core this thread runs; NULL off-worker and after block_in_place gave it away
  *            core    the runtime that spawn() uses (a worker's own, or one entered with Handle.enter: until leave(),
  *                    on a worker until the poll ends at the latest); borrowed: a worker thread and enter() hold it
- *            task    the task being polled, NULL between polls
+ *            task    the task being polled, or the branch of it (branch.h): whom its leaves wake. NULL between polls
  *            budget  what is left of the cooperative budget of this turn
  *            turn_ends  cycle count at which the turn has lasted a millisecond and the budget counts as spent
  *            wait    how the leaves of this step asked to wait, FR_WAIT_*; cleared before every step. Several of them, where

@@ -20,8 +20,7 @@
  *            TO3 a token that is not freerun's is passed on as it is, for the task to refuse it [L1].
  * PROVED BY  tests/time/test_timeout.py, tests/time/test_timeout_nested.py
  */
-#include "leaf.h"
-#include "scope.h"
+#include "branch.h"
 
 typedef struct {
     PyObject_HEAD
@@ -47,51 +46,24 @@ static struct fr_module *module_of(TimedObject *self)
 
 /* ---- one at a time ---- */
 
-/* Nobody but its awaiter knows it, mostly: then there is nobody to be kept away, and no atomic to be paid for. */
-static bool is_shared(PyObject *op)
+static bool enter(PyObject *op, bool *shared)
 {
-    return Py_REFCNT(op) > 1;
-}
-
-static bool enter(PyObject *op, bool shared)
-{
-    return !shared || fr_leaf_enter(&((TimedObject *)op)->alarm.sleep.stepping);
+    return fr_inner_enter(op, &((TimedObject *)op)->alarm.sleep.stepping, shared);
 }
 
 static void leave(PyObject *op, bool shared)
 {
-    if (shared) {
-        fr_leaf_exit(&((TimedObject *)op)->alarm.sleep.stepping);
-    }
+    fr_inner_leave(&((TimedObject *)op)->alarm.sleep.stepping, shared);
 }
 
 /* ---- beginning and ending ---- */
-
-/* Shared with others, a coroutine may be run by them as well: as a task, or by another one's await. */
-static int claim(TimedObject *self)
-{
-    if (fr_claim(self->inner)) {
-        return -1;
-    }
-    self->claimed = true;
-    PyObject *awaited = PyCoro_CheckExact(self->inner) ? PyObject_GetAttrString(self->inner, "cr_await") : NULL;
-    if (awaited && awaited != Py_None) {
-        PyErr_SetString(PyExc_RuntimeError, "argument 'awaitable' is a coroutine that is being awaited already");
-    }
-    Py_XDECREF(awaited);
-    return PyErr_Occurred() ? -1 : 0;
-}
 
 /* [TO2] */
 static void finish(TimedObject *self)
 {
     fr_alarm_clear(&self->alarm);
     fr_scopes_drop(&self->line);
-    if (self->claimed) {
-        self->claimed = false;
-        fr_unclaim(self->inner);
-    }
-    Py_CLEAR(self->inner);
+    fr_inner_drop(&self->inner, &self->claimed);
 }
 
 /* From what was given to what can be stepped. -1 with an exception. */
@@ -99,17 +71,10 @@ static int start(TimedObject *self, struct fr_task *task)
 {
     self->started = true;
     if (!fr_timers_enabled(task->rt)) {
-        fr_close_quietly(module_of(self), self->inner);
+        fr_inner_refuse(module_of(self), self->inner);
         return -1;
     }
-    if (!PyCoro_CheckExact(self->inner) && !PyGen_CheckExact(self->inner)) {
-        PyObject *iterator = fr_await_iterator(self->inner);
-        if (!iterator) {
-            return -1;
-        }
-        Py_SETREF(self->inner, iterator);
-    }
-    if (Py_REFCNT(self->inner) > 1 && claim(self)) {
+    if (fr_inner_open(module_of(self), &self->inner, &self->claimed)) {
         return -1;
     }
     self->began = fr_clock_coarse_ns();
@@ -176,7 +141,7 @@ static bool is_due(TimedObject *self, struct fr_task *task)
 static PySendResult limit(TimedObject *self, struct fr_task *task, PySendResult sent, PyObject **result)
 {
     bool waits = sent == PYGEN_NEXT && *result == FR_TOKEN && fr_thread.wait != FR_WAIT_NONE; /* [TO3] */
-    if (!waits || self->expired || self->released || !is_due(self, task)) {
+    if (!waits || task->shielded || self->expired || self->released || !is_due(self, task)) {
         return sent;
     }
     if (fr_thread.refused && (fr_thread.wait & FR_WAIT_YIELD) && !self->grace) {
@@ -203,7 +168,7 @@ static void release(TimedObject *self)
 /* Whether Cancelled is due in the line, be it one from outside that was held back. */
 static bool take_due(TimedObject *self, struct fr_task *task)
 {
-    bool due = fr_scopes_take_due(task);
+    bool due = !task->shielded && fr_scopes_take_due(task);
     if (due && self->from_outside && !task->owed) {
         self->from_outside = false;
         release(self);
@@ -240,9 +205,9 @@ static PySendResult timed_send(PyObject *op, PyObject *Py_UNUSED(value), PyObjec
 {
     TimedObject *self = (TimedObject *)op;
     struct fr_task *task = fr_leaf_task();
-    bool shared = is_shared(op);
+    bool shared;
     *result = NULL;
-    if (!task || !enter(op, shared)) {
+    if (!task || !enter(op, &shared)) {
         return PYGEN_ERROR;
     }
     PySendResult sent = PYGEN_ERROR;
@@ -269,17 +234,6 @@ static PyObject *timed_iternext(PyObject *op)
 
 /* ---- from outside: throw() and close() ---- */
 
-static PySendResult call_throw(TimedObject *self, PyObject *const *args, Py_ssize_t nargs, PyObject **result)
-{
-    PyObject *method = NULL;
-    if (PyObject_GetOptionalAttr(self->inner, module_of(self)->str_throw, &method) == 0) {
-        fr_leaf_raise(args, nargs); /* a plain iterator: it just ends */
-    }
-    *result = method ? PyObject_Vectorcall(method, args, (size_t)nargs, NULL) : NULL;
-    Py_XDECREF(method);
-    return *result ? PYGEN_NEXT : fr_take_stop(result);
-}
-
 static bool is_cancelled(TimedObject *self, PyObject *const *args, Py_ssize_t nargs)
 {
     return nargs > 0 && PyErr_GivenExceptionMatches(args[0], module_of(self)->exc_cancelled);
@@ -304,7 +258,7 @@ static PySendResult throw_line(TimedObject *self, PyObject *const *args, Py_ssiz
         if (cancelled && task) {
             fr_scopes_overtake(task);
         }
-        sent = call_throw(self, args, nargs, result);
+        sent = fr_inner_throw(module_of(self), self->inner, args, nargs, result);
     }
     if (task) {
         sent = limit(self, task, sent, result);
@@ -320,7 +274,7 @@ static PySendResult throw_in(TimedObject *self, PyObject *const *args, Py_ssize_
     }
     if (self->inner) {
         self->started = true;
-        fr_close_quietly(module_of(self), self->inner);
+        fr_inner_refuse(module_of(self), self->inner);
         finish(self);
     }
     fr_leaf_raise(args, nargs);
@@ -330,37 +284,25 @@ static PySendResult throw_in(TimedObject *self, PyObject *const *args, Py_ssize_
 static PyObject *timed_throw(PyObject *op, PyObject *const *args, Py_ssize_t nargs)
 {
     TimedObject *self = (TimedObject *)op;
-    bool shared = is_shared(op);
-    if (!enter(op, shared)) {
+    bool shared;
+    if (!enter(op, &shared)) {
         return NULL;
     }
     PyObject *result = NULL;
     PySendResult sent = throw_in(self, args, nargs, &result);
     leave(op, shared);
-    if (sent == PYGEN_RETURN) {
-        if (result == Py_None) {
-            PyErr_SetNone(PyExc_StopIteration);
-        }
-        return fr_leaf_return(result);
-    }
-    return result;
+    return fr_inner_thrown(sent, result);
 }
 
 static PyObject *close_line(TimedObject *self)
 {
     struct fr_task *task = fr_thread.task;
     struct fr_line outer = {.scopes = NULL};
-    PyObject *method = NULL, *done = NULL;
     if (task) {
         outer = fr_line_begin(&self->line, task);
     }
     fr_alarm_clear(&self->alarm);
-    if (PyObject_GetOptionalAttr(self->inner, module_of(self)->str_close, &method) == 0) {
-        done = Py_NewRef(Py_None); /* a plain iterator has nothing to close */
-    } else if (method) {
-        done = PyObject_CallNoArgs(method);
-    }
-    Py_XDECREF(method);
+    PyObject *done = fr_inner_close(module_of(self), self->inner);
     if (task) {
         fr_line_end(&self->line, task, outer);
     }
@@ -370,11 +312,14 @@ static PyObject *close_line(TimedObject *self)
 static PyObject *timed_close(PyObject *op, PyObject *Py_UNUSED(ignored))
 {
     TimedObject *self = (TimedObject *)op;
-    bool shared = is_shared(op);
-    if (!enter(op, shared)) {
+    bool shared;
+    if (!enter(op, &shared)) {
         return NULL;
     }
-    PyObject *done = self->inner ? close_line(self) : Py_NewRef(Py_None);
+    PyObject *done = self->started && self->inner ? close_line(self) : Py_NewRef(Py_None);
+    if (!self->started) {
+        fr_inner_refuse(module_of(self), self->inner);
+    }
     self->started = true;
     finish(self);
     leave(op, shared);

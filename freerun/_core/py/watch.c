@@ -3,7 +3,7 @@
  *
  * - drives when no worker has for too long (every one is in a long poll), so timers and sockets never stall;
  * - marks workers that are stuck in one poll, so that their LIFO slot may be stolen, and wakes a thief;
- * - reports polls longer than `slow_poll_warning`;
+ * - reports polls longer than `slow_poll_warning`, and tasks that do not look at a lock they were given (futurelock.h);
  * - on free-threaded builds, has sleeping threads free what others have dropped of theirs (freerun/_core/drain.py), now
  *   and then while there is work, and once when it has ended.
  *
@@ -14,9 +14,9 @@
 #include <errno.h>
 #include <stdlib.h>
 
+#include "futurelock.h"
 #include "rt/clock.h"
 #include "rt/futex.h"
-#include "runtime.h"
 
 enum { AWAKE, ASLEEP, STOP };
 #define TICK_NS        2000000
@@ -29,6 +29,7 @@ struct seen {
     uint64_t polls;
     uint64_t since_ns;
     bool reported;
+    bool searched; /* for what it was granted, see futurelock.h */
 };
 
 void fr_watch_nudge_slow(struct fr_runtime *rt)
@@ -76,7 +77,8 @@ static void sleep_until_nudged(struct fr_runtime *rt, uint64_t drained)
         return; /* STOP */
     }
     if (all_parked(rt) && activity(rt) == drained) {
-        fr_futex_wait(&rt->watch_word, ASLEEP, -1);
+        /* seq_cst: the half of [FL1] that is the watch's */
+        fr_futex_wait(&rt->watch_word, ASLEEP, fr_has_suspects(rt) ? (int64_t)rt->futurelock_ns / 4 + 1 : -1);
     }
     expected = ASLEEP;
     atomic_compare_exchange_strong(&rt->watch_word, &expected, AWAKE); /* a stray wake; STOP stays */
@@ -118,6 +120,14 @@ static void report_slow(struct fr_runtime *rt, uint32_t index, PyThreadState *st
     PyEval_SaveThread();
 }
 
+static void search_granted(struct fr_runtime *rt, struct fr_worker *worker, PyThreadState *state, uint64_t for_ns)
+{
+    /* relaxed, both: a report may be a poll late */
+    uint64_t id = atomic_load_explicit(&worker->current_id, memory_order_relaxed);
+    unsigned long long ident = atomic_load_explicit(&worker->thread_ident, memory_order_relaxed);
+    fr_futurelock_stuck(rt, state, id, ident, for_ns);
+}
+
 /* True if the worker is in the poll that it was in at the last look, for `for_ns` so far. */
 static bool same_poll(struct fr_worker *worker, struct seen *seen, uint64_t now, uint64_t *for_ns)
 {
@@ -148,6 +158,10 @@ static void look_at_workers(struct fr_runtime *rt, struct seen *seen, PyThreadSt
         if (stuck && has_work(worker)) {
             fr_notify(rt);
         }
+        if (stuck && rt->futurelock_ns && for_ns >= rt->futurelock_ns && !seen[i].searched) {
+            seen[i].searched = true;
+            search_granted(rt, worker, state, for_ns);
+        }
         if (stuck && rt->slow_poll_ns && for_ns >= rt->slow_poll_ns && !seen[i].reported && rt->hooks.slow_poll) {
             seen[i].reported = true;
             report_slow(rt, i, state, (double)for_ns * 1e-9);
@@ -175,6 +189,7 @@ static void drive(struct fr_runtime *rt, struct seen *seen, PyThreadState *state
     while (!atomic_load_explicit(&rt->watch_release, memory_order_acquire) && !stopping(rt)) {
         fr_driver_turn(&rt->driver, DRIVE_SLICE_NS);
         look_at_workers(rt, seen, state);
+        fr_futurelock_look(rt, state);
         if (all_parked(rt)) { /* one of them shall drive; none asked, since it parked just before we took over */
             atomic_store_explicit(&rt->watch_release, 1, memory_order_relaxed);
         }
@@ -215,6 +230,7 @@ static void watch_main(struct fr_runtime *rt, void *arg)
         }
         idle = all_parked(rt) ? idle + 1 : 0;
         look_at_workers(rt, seen, state);
+        fr_futurelock_look(rt, state);
         if (unattended(rt)) {
             drive(rt, seen, state);
         }

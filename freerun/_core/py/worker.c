@@ -218,7 +218,7 @@ void *fr_next_queued(struct fr_worker *worker)
 
 /* ---- stealing ---- */
 
-static uint32_t next_random(struct fr_worker *worker)
+uint32_t fr_random(struct fr_worker *worker)
 {
     worker->rng ^= worker->rng << 13; /* xorshift64 */
     worker->rng ^= worker->rng >> 7;
@@ -247,7 +247,7 @@ static void *steal(struct fr_worker *worker)
         return NULL;
     }
     count(&worker->steal_tries, 1);
-    uint32_t start = next_random(worker) % rt->nworkers;
+    uint32_t start = fr_random(worker) % rt->nworkers;
     for (uint32_t i = 0; i < rt->nworkers; i++) {
         struct fr_worker *victim = &rt->workers[(start + i) % rt->nworkers];
         if (victim == worker) {

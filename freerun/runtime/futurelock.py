@@ -1,0 +1,34 @@
+"""The report on a task that was given a lock and does not look: who is next in line waits for it."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Coroutine, Mapping
+from typing import Any
+
+from .dump import await_stack
+from .log import logger
+from .stacks import format_frames, thread_stacks
+from .task_info import TaskInfo
+
+__all__ = ["report"]
+
+
+def report(description: Mapping[str, Any], coro: Coroutine[Any, Any, Any] | None, thread: int, seconds: float) -> None:
+    """Log one warning. The engine calls it on the driver's thread; it never raises.
+
+    `coro` is the task's while it waits and nobody runs it; `thread` the one that has it in a poll, or 0.
+    """
+    with contextlib.suppress(Exception):
+        task = TaskInfo._from(description)
+        frames = thread_stacks().get(thread, []) if thread else await_stack(coro) if coro is not None else []
+        where = "is in one poll" if thread else "waits elsewhere"
+        logger().warning(
+            "%s was given a lock or a permit (Mutex, RwLock, Semaphore) for %.1f s now and %s: nobody polls what "
+            "awaits it, so whoever is next in line waits in vain. Cancel, or await, what is not wanted any more. Its "
+            "stack:\n%s",
+            task,
+            seconds,
+            where,
+            (format_frames(frames) or "  (no Python frame)\n").rstrip("\n"),
+        )
