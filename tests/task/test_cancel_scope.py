@@ -612,6 +612,90 @@ async def test_shielded_in_sets_and_channels() -> None:
         assert guard.value == 1
 
 
+@every_flavor
+async def test_shields_in_branches() -> None:
+    """A branch in a shield is cancelled when it leaves it, and the others at once; all are waited for."""
+    log: list[str] = []
+
+    async def shielded(then_wait: bool) -> str:
+        with CancelScope(shield=True):
+            await sleep(0.01)
+            log.append("undisturbed")
+        if then_wait:
+            try:
+                await never()
+            finally:
+                log.append("cancelled")
+        return "whole"
+
+    async def other() -> None:
+        try:
+            await never()
+        finally:
+            log.append("other")
+
+    async def quick() -> str:
+        await freerun.yield_now()
+        return "quick"
+
+    assert await freerun.select(shielded(True), quick()) == (1, "quick")
+    assert log == ["undisturbed", "cancelled"]
+    assert await freerun.select(timeout(3600, shielded(True)), quick()) == (1, "quick")
+    assert log[2:] == ["undisturbed", "cancelled"]
+    for then_wait in (True, False):
+        log.clear()
+
+        async def joined(then_wait: bool = then_wait) -> None:
+            await freerun.join(shielded(then_wait), other())
+
+        handle = freerun.spawn(joined)
+        await until(lambda handle=handle: is_parked(handle))
+        handle.abort()
+        with pytest.raises(freerun.JoinError):
+            await handle
+        assert log == ["other", "undisturbed"] + ["cancelled"] * then_wait
+    log.clear()
+    with CancelScope(deadline=0.002) as outer:
+        await freerun.join(shielded(True), other())
+    assert outer.cancelled_caught
+    assert log == ["other", "undisturbed", "cancelled"]
+
+
+@every_flavor
+async def test_groups_and_sets_in_branches() -> None:
+    async def in_group() -> str:
+        async with TaskGroup() as group:
+            handle = group.spawn(_value, "group")
+        result: str = await handle
+        return result
+
+    async def in_set() -> str:
+        async with JoinSet[str]() as tasks:
+            tasks.spawn(_value, "set")
+            tasks.spawn(_value, "set")
+            return await tasks.join_next()
+
+    async def fails() -> None:
+        async with TaskGroup() as group:
+            group.spawn(_fail)
+            await never()
+
+    assert await freerun.join(in_group(), in_set()) == ("group", "set")
+    with pytest.raises(ExceptionGroup):
+        await freerun.try_join(fails(), in_group(), never())
+    assert await freerun.select(in_group(), never()) == (0, "group")
+
+
+async def _value(x: str) -> str:
+    await freerun.yield_now()
+    return x
+
+
+async def _fail() -> None:
+    await freerun.yield_now()
+    raise KeyError
+
+
 def test_shutdown_waits_for_shields_until_its_deadline(flavor: Flavor) -> None:
     log = []
 

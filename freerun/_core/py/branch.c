@@ -200,7 +200,7 @@ struct fr_branch *fr_branches_take_woken(struct fr_branch_set *set)
 
 void fr_branch_drop_scopes(struct fr_task *task)
 {
-    struct fr_line line = {task->scopes, task->floor};
+    struct fr_line line = {.scopes = task->scopes, .floor = task->floor};
     task->scopes = task->floor = NULL;
     fr_scopes_drop(&line);
 }

@@ -73,7 +73,7 @@ static void set_leave(struct task_set *set)
     }
 }
 
-/* A place that is not entered yet. NULL with MemoryError. */
+/* A place that is not entered yet, and till then no user of the set. NULL with MemoryError. */
 static struct fr_member *member_new(struct task_set *set)
 {
     struct fr_member *member = malloc(sizeof *member);
@@ -82,20 +82,22 @@ static struct fr_member *member_new(struct task_set *set)
         return NULL;
     }
     *member = (struct fr_member){.set = set, .refs = 2, .where = NOWHERE};
-    fr_mutex_lock(&set->lock);
-    set->users++;
-    fr_mutex_unlock(&set->lock);
     return member;
 }
 
-/* It has no references left: out of the lock. */
+/* True: it has no references left, and is for the caller to free, out of the lock. */
+static bool unref_locked(struct fr_member *member)
+{
+    bool gone = --member->refs == 0;
+    member->set->users -= gone;
+    return gone;
+}
+
 static void member_free(struct fr_member *member)
 {
-    struct task_set *set = member->set;
     Py_XDECREF(member->handle);
     Py_XDECREF(member->error);
     free(member);
-    set_leave(set);
 }
 
 /* Out of its list, whose reference the caller gives back (or to whom it gives the member). */
@@ -162,6 +164,7 @@ bool fr_member_enter(struct fr_member *member, struct fr_task *task, PyObject *h
     if (phase == SET_OPEN) {
         fr_list_push_back(&set->running, &member->node);
         set->nrunning++;
+        set->users++;
         member->where = IN_RUNNING;
     } else {
         member->task = NULL; /* never entered */
@@ -175,17 +178,17 @@ bool fr_member_enter(struct fr_member *member, struct fr_task *task, PyObject *h
 
 void fr_member_withdraw(struct fr_member *member)
 {
-    struct task_set *set = member->set;
+    struct task_set *set = member->set; /* its Python object is the spawner's */
+    bool idle = false, gone = true;
     fr_mutex_lock(&set->lock);
-    bool idle = false;
-    bool mine = member->where == NOWHERE && member->task == NULL; /* it never entered: both references are ours */
-    if (member->where != NOWHERE) {
-        unlink_locked(member);
+    if (member->task) { /* it was entered, and may have been taken out again */
+        if (member->where != NOWHERE) {
+            unlink_locked(member);
+            member->refs--;
+        }
+        gone = unref_locked(member);
         idle = set->nrunning == 0;
-        mine = true;
     }
-    bool gone = mine || --member->refs == 0;
-    set->users++;
     fr_mutex_unlock(&set->lock);
     PyObject *error = PyErr_GetRaisedException();
     if (gone) {
@@ -195,7 +198,6 @@ void fr_member_withdraw(struct fr_member *member)
     if (idle) {
         wake_all(set);
     }
-    set_leave(set);
 }
 
 bool fr_member_fail(struct fr_member *member, PyObject *error)
@@ -264,7 +266,8 @@ void fr_member_done(struct fr_member *member)
     }
     bool again = fr_wakes_full(&wakes);
     set->users += again;
-    bool gone = --member->refs == 0;
+    bool gone = unref_locked(member);
+    bool last = set->users == 0;
     fr_mutex_unlock(&set->lock);
     if (first) { /* before the group's body can go on: it finds the others aborted */
         fall(set, scope);
@@ -276,6 +279,9 @@ void fr_member_done(struct fr_member *member)
     if (again) {
         wake_all(set);
         set_leave(set);
+    }
+    if (last) {
+        set_free(set);
     }
 }
 
@@ -334,7 +340,7 @@ static bool take_any(struct task_set *set, struct fr_member **gone, PyObject **h
         unlink_locked(member);
         *handle = member->handle;
         member->handle = NULL;
-        *gone = --member->refs == 0 ? member : NULL;
+        *gone = unref_locked(member) ? member : NULL;
     }
     fr_mutex_unlock(&set->lock);
     return member != NULL;
@@ -443,7 +449,7 @@ static PyObject *take_ready_locked(struct task_set *set, struct fr_member **gone
     unlink_locked(member);
     PyObject *handle = member->handle;
     member->handle = NULL;
-    *gone = --member->refs == 0 ? member : NULL;
+    *gone = unref_locked(member) ? member : NULL;
     return handle;
 }
 
@@ -834,7 +840,7 @@ static PyObject *set_take_errors(PyObject *self, PyObject *Py_UNUSED(ignored))
         if (member) {
             unlink_locked(member);
         }
-        bool gone = member && --member->refs == 0;
+        bool gone = member && unref_locked(member);
         PyObject *error = member ? member->error : NULL;
         if (member) {
             member->error = NULL;

@@ -73,7 +73,7 @@ struct fr_task {
     const struct fr_site *site;
     uint64_t id;
     struct fr_task *next;     /* free list, blocking queue, what is woken of a group of branches */
-    void *owed;               /* a Cancelled that a shield held back */
+    void *owed;               /* a Cancelled that a shield held back, see scope.h */
     struct fr_member *member; /* its place in a set of tasks, NULL: it is in none */
     struct fr_scope *scopes;  /* the innermost one that the line being stepped is in; owned */
     struct fr_scope *floor;   /* where those around that line begin; NULL: it is the task's own */

@@ -168,7 +168,7 @@ static void release(TimedObject *self)
 /* Whether Cancelled is due in the line, be it one from outside that was held back. */
 static bool take_due(TimedObject *self, struct fr_task *task)
 {
-    bool due = fr_scopes_take_due(task);
+    bool due = !task->shielded && fr_scopes_take_due(task);
     if (due && self->from_outside && !task->owed) {
         self->from_outside = false;
         release(self);
@@ -179,8 +179,7 @@ static bool take_due(TimedObject *self, struct fr_task *task)
 static PySendResult step_line(TimedObject *self, struct fr_task *task, PyObject **result)
 {
     struct fr_line outer = fr_line_begin(&self->line, task);
-    bool due = !task->shielded && take_due(self, task);
-    PySendResult sent = due ? cancel(self, task, result) : PyIter_Send(self->inner, Py_None, result);
+    PySendResult sent = take_due(self, task) ? cancel(self, task, result) : PyIter_Send(self->inner, Py_None, result);
     sent = limit(self, task, sent, result);
     fr_line_end(&self->line, task, outer);
     return sent;
