@@ -138,6 +138,11 @@ static int adopt(struct fr_strand *strand, struct fr_task *task)
     return 0;
 }
 
+static bool is_cancelled(struct fr_module *mod, PyObject *error)
+{
+    return PyErr_GivenExceptionMatches(error, mod->exc_cancelled);
+}
+
 /* From outside: what it is due itself is served by it, too. Steals `error`. */
 static PySendResult throw_in(struct fr_module *mod, struct fr_task *task, PyObject *error, PyObject **result)
 {
@@ -147,10 +152,13 @@ static PySendResult throw_in(struct fr_module *mod, struct fr_task *task, PyObje
         return PYGEN_ERROR;
     }
     task->yielded = false;
-    if (PyErr_GivenExceptionMatches(error, mod->exc_cancelled)) {
+    if (is_cancelled(mod, error)) {
+        fr_thread.thrown = FR_BY_LINE(task);
         fr_scopes_overtake(task);
     }
-    return fr_throw_into(mod, task->coro, error, result);
+    PySendResult sent = fr_throw_into(mod, task->coro, error, result);
+    fr_thread.thrown = NULL;
+    return sent;
 }
 
 static PySendResult step_inner(StrandObject *self, PyObject **result)
@@ -158,14 +166,17 @@ static PySendResult step_inner(StrandObject *self, PyObject **result)
     struct fr_module *mod = module_of(self);
     struct fr_task *task = &self->strand->task;
     if (!task->shielded) {
-        PyObject *pending = self->pending;
-        self->pending = NULL;
-        if (pending) {
+        /* A shield that it is in holds Cancelled back, and wakes it when that is left. */
+        if (self->pending && !(is_cancelled(mod, self->pending) && fr_scopes_shield(task))) {
+            PyObject *pending = self->pending;
+            self->pending = NULL;
             return throw_in(mod, task, pending, result);
         }
         if (fr_scopes_take_due(task)) {
             task->yielded = false;
-            return fr_throw_into(mod, task->coro, PyObject_CallNoArgs(mod->exc_cancelled), result);
+            PySendResult sent = fr_throw_into(mod, task->coro, PyObject_CallNoArgs(mod->exc_cancelled), result);
+            fr_thread.thrown = NULL;
+            return sent;
         }
     }
     task->started = true;
