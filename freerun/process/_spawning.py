@@ -29,8 +29,8 @@ from .stdio import Stdio
 __all__ = ["Plan", "Spawned", "start"]
 
 AT_ONCE = min(16, 2 * (os.process_cpu_count() or 1))
-"""How many are started at the same time: each keeps a thread of the pool busy until it executes its program. On two CPUs,
-with 8 instead of 4, a ticker of 1 ms was 10 to 28 ms late at the 99th percentile instead of 2 to 6, and fewer were started.
+"""How many are started at the same time: each keeps a thread of the pool busy until it executes its program. On two
+CPUs, with 8 instead of 4, a ticker of 1 ms was 10 to 28 ms late at the 99th percentile instead of 2 to 6.
 """
 
 
