@@ -19,8 +19,8 @@ on_the_pool = only(*FLAVORS)
 
 
 on_one_worker = only(*[each for each in FLAVORS_AND_DRIVERS if each.workers < 2])
-"""For tests of what is dropped: on several workers that may happen later, on another thread, where nobody hears a warning
-(3.14's warnings belong to a context)."""
+"""For tests of what is dropped: on several workers that may happen later, on another thread, where nobody hears a
+warning (3.14's belong to a context)."""
 
 
 class Gate:
