@@ -9,13 +9,18 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from support import FLAVORS, PATIENCE, only, until
+from support import FLAVORS, FLAVORS_AND_DRIVERS, PATIENCE, only, until
 
 import freerun
 from freerun import fs
 
 on_the_pool = only(*FLAVORS)
 """For tests that stop a call in the middle, which io_uring's requests have none of."""
+
+
+on_one_worker = only(*[each for each in FLAVORS_AND_DRIVERS if each.workers < 2])
+"""For tests of what is dropped: on several workers that may happen later, on another thread, where nobody hears a
+warning (3.14's belong to a context)."""
 
 
 class Gate:

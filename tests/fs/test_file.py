@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from fs_support import Gate, aborted_inside, filled, on_the_pool
+from fs_support import Gate, aborted_inside, filled, on_one_worker, on_the_pool
 from support import (
     FLAVORS_AND_DRIVERS,
     PATIENCE,
@@ -523,6 +523,7 @@ async def test_an_open_that_was_aborted_leaves_no_descriptor(tmp_path: Path) -> 
     assert gone()
 
 
+@on_one_worker
 @every_flavor
 async def test_never_closed(tmp_path: Path) -> None:
     file = await filled(tmp_path / "x", b"")

@@ -6,6 +6,7 @@ import stat
 from pathlib import Path
 
 import pytest
+from fs_support import on_one_worker
 from support import every_flavor, until
 
 import freerun
@@ -52,6 +53,7 @@ async def test_file_that_stays(tmp_path: Path) -> None:
     assert sorted(tmp_path.iterdir()) == sorted([target, kept])
 
 
+@on_one_worker
 @every_flavor
 async def test_file_never_closed(tmp_path: Path) -> None:
     file = await fs.temp_file(dir=tmp_path)
@@ -81,6 +83,7 @@ async def test_directory(tmp_path: Path) -> None:
     kept.rmdir()
 
 
+@on_one_worker
 @every_flavor
 async def test_directory_never_closed(tmp_path: Path) -> None:
     folder = await fs.temp_dir(dir=tmp_path)
