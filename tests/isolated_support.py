@@ -134,6 +134,12 @@ async def sleep_steps(path: str, name: str, steps: int) -> int:
     return steps
 
 
+def block_until(path: str) -> None:
+    """Occupies its worker until the file is there."""
+    while not Path(path).exists():
+        time.sleep(0.005)
+
+
 def block(seconds: float) -> None:
     time.sleep(seconds)
 

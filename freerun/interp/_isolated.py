@@ -165,7 +165,12 @@ class Isolated:
             # be in a call that holds its GIL.
             with contextlib.suppress(RuntimeError):  # the interpreter is exiting
                 _background(queue.interrupt, name="freerun-interrupt")
-            if not _join(threads, _END_GRACE):
+            _join(threads, _END_GRACE)
+            # One that starts or ends does so by itself, and must not be at it while Python is taken down.
+            patience = time.monotonic() + _PATIENCE
+            while _alive(threads) > queue.enlisted() and time.monotonic() < patience:
+                _join(threads, 0.05)
+            if _alive(threads):
                 self._leave_behind(threads)
 
     def _leave_behind(self, threads: list[threading.Thread]) -> None:
@@ -188,12 +193,19 @@ def _join(threads: list[threading.Thread], seconds: float) -> bool:
     deadline = time.monotonic() + seconds
     for thread in threads:
         thread.join(max(0.0, deadline - time.monotonic()))
-    return not any(thread.is_alive() for thread in threads)
+    return not _alive(threads)
+
+
+def _alive(threads: list[threading.Thread]) -> int:
+    return sum(thread.is_alive() for thread in threads)
 
 
 _LEAST_GRACE = 0.5
-_END_GRACE = 1.0
-"""Seconds for an interpreter to end, once its work has."""
+"""Seconds for idle workers to notice."""
+_END_GRACE = 2.0
+"""Seconds for a worker that was interrupted to get out of what it does."""
+_PATIENCE = 20.0
+"""Seconds for an interpreter to start or to end, on the slowest of machines."""
 
 
 def _background(target: Callable[..., object], *args: object, name: str) -> threading.Thread:

@@ -34,7 +34,7 @@ def build(kind: str, flavor: Flavor) -> freerun.Runtime:
 
 
 @pytest.fixture
-def interpreters(kind_is: str = "interpreters") -> Iterator[freerun.Runtime]:
+def interpreters() -> Iterator[freerun.Runtime]:
     """A fresh runtime with two interpreters."""
     runtime = build("interpreters", CURRENT)
     yield runtime

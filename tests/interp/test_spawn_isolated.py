@@ -294,12 +294,13 @@ def test_abort_before_it_began(interpreters: freerun.Runtime, tmp_path: Path) ->
     path = tmp_path / "notes"
 
     async def main() -> None:
-        blocked = [spawn_isolated(there.block, 0.3) for _ in range(2)]
+        blocked = [spawn_isolated(there.block_until, str(tmp_path / "gate")) for _ in range(2)]
         queued = spawn_isolated(there.note, str(path), "ran")
         await freerun.time.sleep(0.01)
         queued.abort()
         with pytest.raises(freerun.JoinError):
             await queued
+        (tmp_path / "gate").touch()
         for each in blocked:
             await each
         await spawn_isolated(there.echo)

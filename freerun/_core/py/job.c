@@ -710,6 +710,18 @@ static PyObject *queue_outstanding(PyObject *op, PyObject *Py_UNUSED(ignored))
         (long)atomic_load_explicit(&((JobQueueObject *)op)->queue->outstanding, memory_order_relaxed));
 }
 
+static PyObject *queue_enlisted(PyObject *op, PyObject *Py_UNUSED(ignored))
+{
+    struct fr_job_queue *queue = ((JobQueueObject *)op)->queue;
+    long count = 0;
+    fr_mutex_lock(&queue->workers_lock);
+    for (struct job_worker *worker = queue->workers; worker; worker = worker->next) {
+        count++;
+    }
+    fr_mutex_unlock(&queue->workers_lock);
+    return PyLong_FromLong(count);
+}
+
 static PyObject *queue_get_id(PyObject *op, void *Py_UNUSED(closure))
 {
     return PyLong_FromUnsignedLongLong(((JobQueueObject *)op)->queue->id);
@@ -740,6 +752,7 @@ static PyMethodDef queue_methods[] = {
      "woken."},
     {"enlist", queue_enlist, METH_NOARGS, "enlist($self, /)\n--\n\nFrom now on interrupt() reaches this thread."},
     {"delist", queue_delist, METH_NOARGS, "delist($self, /)\n--\n\nNo more."},
+    {"enlisted", queue_enlisted, METH_NOARGS, "enlisted($self, /)\n--\n\nHow many threads are."},
     {"interrupt", queue_interrupt, METH_NOARGS,
      "interrupt($self, /)\n--\n\nRaise SystemExit in the workers, at their next bytecode. Waits for those that are "
      "stuck in a "
