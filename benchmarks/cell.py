@@ -69,7 +69,7 @@ def run_cell(
     importlib.import_module(contestant.needs)
     import_seconds = time.perf_counter() - begin
     implementation = importlib.import_module(contestant.module)
-    measure = {"async": measure_async, "sync": measure_sync, "memory": measure_memory}
+    measure = {"async": measure_async, "sync": measure_sync, "value": measure_value, "memory": measure_memory}
     try:
         report = measure[workload.kind](implementation, contestant, workload, workers, runs, sizes)
     except Unsupported as error:
@@ -147,6 +147,21 @@ def measure_sync(
         if number:
             rates.append(workload.operations(*sizes) / (time.perf_counter() - begin))
     return {"rates": rates}
+
+
+def measure_value(
+    implementation: Any,
+    contestant: Contestant,
+    workload: Workload,
+    workers: int,
+    runs: int,
+    sizes: tuple[int, ...],
+) -> dict[str, Any]:
+    """One warm-up and `runs` runs in one runtime; what they return is the result."""
+    function = getattr(implementation, workload.name)
+    with implementation.runtime(contestant.name, workers) as run:
+        values = [run(function(*sizes)) for _ in range(runs + 1)]
+    return {"rates": values[1:]}
 
 
 # --- Memory -------------------------------------------------------------------------------------

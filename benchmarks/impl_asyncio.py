@@ -12,7 +12,7 @@ import socket
 from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Any, cast
 
-from workloads import TLS_MESSAGE, allocating_kernel, arithmetic_kernel, sleep_seconds, tls_contexts
+from workloads import TLS_MESSAGE, allocating_kernel, arithmetic_kernel, lateness, sleep_seconds, tls_contexts
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine, Iterator
@@ -117,8 +117,126 @@ async def chained_spawn(depth: int, chains: int) -> int:
 
 
 async def mpsc(producers: int, each: int) -> int:
+    """Room for 128."""
+    return await many_to_one(128, producers, each)
+
+
+async def mpsc_1(producers: int, each: int) -> int:
+    """Room for one."""
+    return await many_to_one(1, producers, each)
+
+
+async def spsc(producers: int, each: int) -> int:
+    """One to one."""
+    return await many_to_one(128, producers, each)
+
+
+async def mpsc_unbounded(producers: int, each: int) -> int:
+    """Room for all; a producer yields now and then, or the consumer would see them at the end."""
+    queue: asyncio.Queue[int] = asyncio.Queue()
+
+    async def produce() -> None:
+        for number in range(each):
+            queue.put_nowait(number)
+            if number % 128 == 127:
+                await asyncio.sleep(0)
+
+    tasks = [asyncio.create_task(produce()) for _ in range(producers)]
+    total = 0
+    for _ in range(producers * each):
+        total += await queue.get()
+    await asyncio.gather(*tasks)
+    return total
+
+
+async def four_to_four(producers: int, each: int) -> int:
+    """A queue that all consumers take from."""
+    queue: asyncio.Queue[int | None] = asyncio.Queue(128)
+
+    async def produce() -> None:
+        for number in range(each):
+            await queue.put(number)
+
+    async def consume() -> int:
+        total = 0
+        while (value := await queue.get()) is not None:
+            total += value
+        return total
+
+    consumers = [asyncio.create_task(consume()) for _ in range(4)]
+    await asyncio.gather(*[produce() for _ in range(producers)])
+    for _ in consumers:
+        await queue.put(None)
+    return sum(await asyncio.gather(*consumers))
+
+
+async def take_turns(lock: Any, tasks: int, rounds: int) -> int:
+    """Tasks that enter a lock and yield inside."""
+
+    async def work() -> int:
+        done = 0
+        for _ in range(rounds):
+            async with lock:
+                await asyncio.sleep(0)
+                done += 1
+        return done
+
+    return sum(await asyncio.gather(*[work() for _ in range(tasks)]))
+
+
+async def mutex(tasks: int, rounds: int) -> int:
+    """One at a time."""
+    return await take_turns(asyncio.Lock(), tasks, rounds)
+
+
+async def semaphore_8(tasks: int, rounds: int) -> int:
+    """Eight at a time."""
+    return await take_turns(asyncio.Semaphore(8), tasks, rounds)
+
+
+async def notify(waiters: int, rounds: int) -> int:
+    """An event for each round."""
+    events = [asyncio.Event() for _ in range(rounds)]
+    acks = Acks(waiters)
+
+    async def wait() -> int:
+        done = 0
+        for event in events:
+            acks.give()
+            await event.wait()
+            done += 1
+        return done
+
+    tasks = [asyncio.create_task(wait()) for _ in range(waiters)]
+    for event in events:
+        await acks.all()
+        event.set()
+    return sum(await asyncio.gather(*tasks))
+
+
+async def mutex_free(rounds: int) -> int:
+    """Nobody waits."""
+    lock = asyncio.Lock()
+    done = 0
+    for _ in range(rounds):
+        async with lock:
+            done += 1
+    return done
+
+
+async def ready(rounds: int) -> int:
+    """A future that is done."""
+    future: asyncio.Future[int] = asyncio.get_running_loop().create_future()
+    future.set_result(1)
+    done = 0
+    for _ in range(rounds):
+        done += await future
+    return done
+
+
+async def many_to_one(capacity: int, producers: int, each: int) -> int:
     """Several producers, one consumer, a bounded queue."""
-    queue: asyncio.Queue[int] = asyncio.Queue(128)
+    queue: asyncio.Queue[int] = asyncio.Queue(capacity)
 
     async def produce() -> None:
         for number in range(each):
@@ -224,6 +342,57 @@ async def rwlock_free(rounds: int) -> int:
     return done
 
 
+async def task_group_1000(tasks: int, rounds: int) -> int:
+    """A `TaskGroup`, over and over."""
+
+    async def task() -> int:
+        await asyncio.sleep(0)
+        return 1
+
+    total = 0
+    for _ in range(rounds):
+        async with asyncio.TaskGroup() as group:
+            spawned = [group.create_task(task()) for _ in range(tasks)]
+        for each in spawned:
+            total += each.result()
+    return total
+
+
+async def cancel_4000(tasks: int, rounds: int) -> int:
+    """`Task.cancel()` for each, then `gather()`."""
+    cancelled: list[None] = []
+    loop = asyncio.get_running_loop()
+
+    async def parked() -> None:
+        try:
+            await loop.create_future()
+        except asyncio.CancelledError:
+            cancelled.append(None)
+            raise
+
+    for _ in range(rounds):
+        spawned = [asyncio.create_task(parked()) for _ in range(tasks)]
+        await asyncio.sleep(0)
+        for each in spawned:
+            each.cancel()
+        await asyncio.gather(*spawned, return_exceptions=True)
+    return len(cancelled)
+
+
+async def join_set(tasks: int, rounds: int) -> int:
+    """`asyncio.as_completed()`."""
+
+    async def task(number: int) -> int:
+        await asyncio.sleep(0)
+        return number
+
+    total = 0
+    for _ in range(rounds):
+        for each in asyncio.as_completed([task(number) for number in range(tasks)]):
+            total += await each
+    return total
+
+
 async def sleepers(count: int) -> int:
     """`count` tasks that sleep at the same time."""
 
@@ -232,6 +401,27 @@ async def sleepers(count: int) -> int:
         return number
 
     return sum(await asyncio.gather(*[task(number) for number in range(count)]))
+
+
+async def processes(count: int) -> int:
+    """asyncio starts them on the loop, one after the other."""
+
+    async def run() -> bool:
+        process = await asyncio.create_subprocess_exec("/bin/true", stdin=asyncio.subprocess.DEVNULL)
+        return await process.wait() == 0
+
+    return sum(await asyncio.gather(*[run() for _ in range(count)]))
+
+
+async def processes_stall_p99(count: int) -> float:
+    """How late a ticker is."""
+    late = await lateness(processes(count), asyncio.ensure_future, asyncio.sleep)
+    return late[len(late) * 99 // 100]
+
+
+async def processes_stall_worst(count: int) -> float:
+    """The same, at its worst."""
+    return (await lateness(processes(count), asyncio.ensure_future, asyncio.sleep))[-1]
 
 
 async def timeouts(count: int) -> int:
@@ -322,6 +512,28 @@ async def join_100(branches: int, rounds: int) -> int:
     for _ in range(rounds):
         total += sum(await asyncio.gather(*[branch(number) for number in range(branches)]))
     return total
+
+
+def nothing(number: int) -> int:
+    """What a blocking call does."""
+    return number
+
+
+async def spawn_blocking_rt(count: int) -> int:
+    """One after another."""
+    return sum([await asyncio.to_thread(nothing, number) for number in range(count)])
+
+
+async def spawn_blocking(tasks: int, rounds: int, batch: int) -> int:
+    """Tasks, rounds, batches."""
+
+    async def task() -> int:
+        total = 0
+        for _ in range(rounds):
+            total += sum(await asyncio.gather(*[asyncio.to_thread(nothing, 1) for _ in range(batch)]))
+        return total
+
+    return sum(await asyncio.gather(*[task() for _ in range(tasks)]))
 
 
 async def tls_echo(connections: int, requests: int) -> int:

@@ -11,13 +11,23 @@ import importlib
 from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Any
 
-from workloads import TLS_MESSAGE, Unsupported, allocating_kernel, arithmetic_kernel, sleep_seconds, tls_contexts
+from workloads import (
+    TLS_MESSAGE,
+    Unsupported,
+    allocating_kernel,
+    arithmetic_kernel,
+    lateness,
+    sleep_seconds,
+    tls_contexts,
+)
 
 import freerun
 from freerun import sync as channels
 from freerun.lowlevel import current_waker, park
 from freerun.net import TcpListener, TlsListener, TlsStream
+from freerun.process import Command, Stdio
 from freerun.sync import oneshot
+from freerun.task import consume_budget
 from freerun.time import sleep, timeout
 
 if TYPE_CHECKING:
@@ -126,11 +136,11 @@ async def chained_spawn(depth: int, chains: int) -> int:
     return total
 
 
-async def mpsc(producers: int, each: int) -> int:
+async def many_to_one(capacity: int, producers: int, each: int) -> int:
     """Several producers, one consumer, a bounded channel."""
-    sender, receiver = needed("freerun.sync", "mpsc").channel(128)
+    sender, receiver = channels.mpsc.channel(capacity)
 
-    async def produce(mine: Any) -> None:
+    async def produce(mine: channels.mpsc.Sender[int]) -> None:
         for number in range(each):
             await mine.send(number)
 
@@ -141,6 +151,139 @@ async def mpsc(producers: int, each: int) -> int:
     for handle in handles:
         await handle
     return total
+
+
+async def mpsc(producers: int, each: int) -> int:
+    """Room for 128."""
+    return await many_to_one(128, producers, each)
+
+
+async def mpsc_1(producers: int, each: int) -> int:
+    """Room for one."""
+    return await many_to_one(1, producers, each)
+
+
+async def spsc(producers: int, each: int) -> int:
+    """One to one."""
+    return await many_to_one(128, producers, each)
+
+
+async def mpsc_unbounded(producers: int, each: int) -> int:
+    """Room for all; a producer yields now and then, or the consumer would see them at the end."""
+    sender, receiver = channels.mpsc.unbounded_channel()
+
+    async def produce(mine: channels.mpsc.UnboundedSender[int]) -> None:
+        for number in range(each):
+            mine.send(number)
+            if number % 128 == 127:
+                await freerun.yield_now()
+
+    handles = [freerun.spawn(produce, sender.clone()) for _ in range(producers)]
+    total = 0
+    for _ in range(producers * each):
+        total += await receiver.recv()
+    for handle in handles:
+        await handle
+    return total
+
+
+async def four_to_four(producers: int, each: int) -> int:
+    """A channel for each consumer; every producer sends to all of them in turn."""
+    pairs = [channels.mpsc.channel(128) for _ in range(4)]
+
+    async def produce(mine: list[channels.mpsc.Sender[int]]) -> None:
+        for number in range(each):
+            await mine[number % 4].send(number)
+        for sender in mine:
+            sender.close()
+
+    async def consume(receiver: channels.mpsc.Receiver[int]) -> int:
+        total = 0
+        async for value in receiver:
+            total += value
+        return total
+
+    senders = [sender for sender, _ in pairs]
+    consumers = [freerun.spawn(consume, receiver) for _, receiver in pairs]
+    for _ in range(producers):
+        freerun.spawn(produce, [sender.clone() for sender in senders])
+    for sender in senders:
+        sender.close()
+    total = 0
+    for handle in consumers:
+        total += await handle
+    return total
+
+
+async def take_turns(lock: Any, tasks: int, rounds: int) -> int:
+    """Tasks that enter a lock and yield inside."""
+
+    async def work() -> int:
+        done = 0
+        for _ in range(rounds):
+            async with lock:
+                await freerun.yield_now()
+                done += 1
+        return done
+
+    handles = [freerun.spawn(work) for _ in range(tasks)]
+    total = 0
+    for handle in handles:
+        total += await handle
+    return total
+
+
+async def mutex(tasks: int, rounds: int) -> int:
+    """One at a time."""
+    return await take_turns(channels.Mutex(), tasks, rounds)
+
+
+async def semaphore_8(tasks: int, rounds: int) -> int:
+    """Eight at a time."""
+    return await take_turns(channels.Semaphore(8), tasks, rounds)
+
+
+async def notify(waiters: int, rounds: int) -> int:
+    """Everybody waits, is woken, and says so."""
+    news = channels.Notify()
+    acks = Acks(waiters)
+
+    async def wait() -> int:
+        done = 0
+        for _ in range(rounds):
+            notified = news.notified()
+            acks.give()
+            await notified
+            done += 1
+        return done
+
+    handles = [freerun.spawn(wait) for _ in range(waiters)]
+    for _ in range(rounds):
+        await acks.all()
+        news.notify_waiters()
+    total = 0
+    for handle in handles:
+        total += await handle
+    return total
+
+
+async def mutex_free(rounds: int) -> int:
+    """Nobody waits."""
+    lock = channels.Mutex()
+    done = 0
+    for _ in range(rounds):
+        async with lock:
+            done += 1
+    return done
+
+
+async def ready(rounds: int) -> int:
+    """A leaf that is ready at once: the budget is not spent, mostly."""
+    done = 0
+    for _ in range(rounds):
+        await consume_budget()
+        done += 1
+    return done
 
 
 class Acks:
@@ -241,6 +384,64 @@ async def rwlock_free(rounds: int) -> int:
     return done
 
 
+async def task_group_1000(tasks: int, rounds: int) -> int:
+    """A `TaskGroup`, over and over."""
+
+    async def task() -> int:
+        await freerun.yield_now()
+        return 1
+
+    total = 0
+    for _ in range(rounds):
+        async with freerun.TaskGroup() as group:
+            handles = [group.spawn(task) for _ in range(tasks)]
+        for handle in handles:
+            total += await handle
+    return total
+
+
+async def cancel_4000(tasks: int, rounds: int) -> int:
+    """`JoinSet.shutdown()` of tasks that all wait."""
+    started: list[None] = []
+    cancelled: list[None] = []
+
+    async def parked() -> None:
+        started.append(None)
+        try:
+            while True:
+                await park()
+        except freerun.Cancelled:
+            cancelled.append(None)
+            raise
+
+    for _ in range(rounds):
+        started.clear()
+        group = freerun.JoinSet[None]()
+        for _ in range(tasks):
+            group.spawn(parked)
+        while len(started) < tasks:
+            await freerun.yield_now()
+        await group.shutdown()
+    return len(cancelled)
+
+
+async def join_set(tasks: int, rounds: int) -> int:
+    """`async for` over a `JoinSet`."""
+
+    async def task(number: int) -> int:
+        await freerun.yield_now()
+        return number
+
+    total = 0
+    for _ in range(rounds):
+        group = freerun.JoinSet[int]()
+        for number in range(tasks):
+            group.spawn(task, number)
+        async for number in group:
+            total += number
+    return total
+
+
 async def sleepers(count: int) -> int:
     """`count` tasks that sleep at the same time."""
 
@@ -253,6 +454,23 @@ async def sleepers(count: int) -> int:
     for handle in handles:
         total += await handle
     return total
+
+
+async def processes(count: int) -> int:
+    """The least that `Command` can do."""
+    handles = [freerun.spawn(Command("/bin/true").stdin(Stdio.null()).status()) for _ in range(count)]
+    return sum([(await handle).success for handle in handles])
+
+
+async def processes_stall_p99(count: int) -> float:
+    """How late a ticker is."""
+    late = await lateness(processes(count), freerun.spawn, sleep)
+    return late[len(late) * 99 // 100]
+
+
+async def processes_stall_worst(count: int) -> float:
+    """The same, at its worst."""
+    return (await lateness(processes(count), freerun.spawn, sleep))[-1]
 
 
 async def timeouts(count: int) -> int:
@@ -338,6 +556,29 @@ async def join_100(branches: int, rounds: int) -> int:
     for _ in range(rounds):
         total += sum(await freerun.join(*[branch(number) for number in range(branches)]))
     return total
+
+
+def nothing(number: int) -> int:
+    """What a blocking call does."""
+    return number
+
+
+async def spawn_blocking_rt(count: int) -> int:
+    """One after another."""
+    return sum([await freerun.spawn_blocking(nothing, number) for number in range(count)])
+
+
+async def spawn_blocking(tasks: int, rounds: int, batch: int) -> int:
+    """Tasks, rounds, batches."""
+
+    async def task() -> int:
+        total = 0
+        for _ in range(rounds):
+            handles = [freerun.spawn_blocking(nothing, 1) for _ in range(batch)]
+            total += sum([await handle for handle in handles])
+        return total
+
+    return sum([await handle for handle in [freerun.spawn(task) for _ in range(tasks)]])
 
 
 async def tls_echo(connections: int, requests: int) -> int:

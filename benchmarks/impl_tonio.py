@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import contextvars
 import socket as stdlib_socket
+import subprocess
 from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Any
 
@@ -20,7 +21,7 @@ from tonio.colored import sync
 from tonio.colored import time as tonio_time
 from tonio.colored.net import socket
 from tonio.colored.sync import channel
-from workloads import Unsupported, allocating_kernel, arithmetic_kernel, sleep_seconds
+from workloads import Unsupported, allocating_kernel, arithmetic_kernel, lateness, sleep_seconds
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine, Iterator
@@ -120,8 +121,122 @@ async def chained_spawn(depth: int, chains: int) -> int:
 
 
 async def mpsc(producers: int, each: int) -> int:
-    """Several producers, one consumer, a bounded channel."""
+    """Room for 128."""
+    return await many_to_one(128, producers, each)
+
+
+async def mpsc_1(producers: int, each: int) -> int:
+    """Room for one."""
+    return await many_to_one(1, producers, each)
+
+
+async def spsc(producers: int, each: int) -> int:
+    """One to one."""
+    return await many_to_one(128, producers, each)
+
+
+async def mpsc_unbounded(producers: int, each: int) -> int:
+    """Room for all; a producer yields now and then, or the consumer would see them at the end."""
+    sender, receiver = channel.unbounded()
+
+    async def produce() -> None:
+        for number in range(each):
+            sender.send(number)
+            if number % 128 == 127:
+                await tonio.yield_now()
+
+    tasks = tonio.spawn.without_results(*[produce() for _ in range(producers)])
+    total = 0
+    for _ in range(producers * each):
+        total += await receiver.receive()
+    await tasks
+    return total
+
+
+async def four_to_four(producers: int, each: int) -> int:
+    """A channel that all consumers take from."""
     sender, receiver = channel.channel(128)
+
+    async def produce() -> None:
+        for number in range(each):
+            await sender.send(number)
+
+    async def consume() -> int:
+        total = 0
+        while (value := await receiver.receive()) is not None:
+            total += value
+        return total
+
+    consumers = tonio.spawn(*[consume() for _ in range(4)])
+    await tonio.spawn.without_results(*[produce() for _ in range(producers)])
+    for _ in range(4):
+        await sender.send(None)
+    return sum(await consumers)
+
+
+async def take_turns(lock: Any, tasks: int, rounds: int) -> int:
+    """Tasks that enter a lock and yield inside."""
+
+    async def work() -> int:
+        done = 0
+        for _ in range(rounds):
+            async with lock:
+                await tonio.yield_now()
+                done += 1
+        return done
+
+    return sum(await tonio.spawn(*[work() for _ in range(tasks)]))
+
+
+async def mutex(tasks: int, rounds: int) -> int:
+    """One at a time."""
+    return await take_turns(sync.Lock(), tasks, rounds)
+
+
+async def semaphore_8(tasks: int, rounds: int) -> int:
+    """Eight at a time."""
+    return await take_turns(sync.Semaphore(8), tasks, rounds)
+
+
+async def notify(waiters: int, rounds: int) -> int:
+    """An event for each round."""
+    events = [tonio.Event() for _ in range(rounds)]
+    acks = Acks(waiters)
+
+    async def wait() -> int:
+        done = 0
+        for event in events:
+            acks.give()
+            await event.waiter(None)
+            done += 1
+        return done
+
+    tasks = tonio.spawn(*[wait() for _ in range(waiters)])
+    for event in events:
+        await acks.all()
+        event.set()
+    return sum(await tasks)
+
+
+async def mutex_free(rounds: int) -> int:
+    """Nobody waits."""
+    return await rwlock_free(rounds)
+
+
+async def ready(rounds: int) -> int:
+    """An event that is set."""
+    event = tonio.Event()
+    event.set()
+    done = 0
+    for _ in range(rounds):
+        await event.waiter(None)
+        done += 1
+    return done
+
+
+async def many_to_one(capacity: int, producers: int, each: int) -> int:
+    """Several producers, one consumer, a bounded channel."""
+    sender, receiver = channel.channel(capacity)
 
     async def produce() -> None:
         for number in range(each):
@@ -230,6 +345,56 @@ async def rwlock_free(rounds: int) -> int:
     return done
 
 
+async def task_group_1000(tasks: int, rounds: int) -> int:
+    """A scope, over and over; it gives no results, so the tasks count themselves."""
+    done: list[None] = []
+
+    async def task() -> None:
+        await tonio.yield_now()
+        done.append(None)
+
+    for _ in range(rounds):
+        async with tonio.scope() as scope:
+            for _ in range(tasks):
+                scope.spawn(task())
+    return len(done)
+
+
+async def cancel_4000(tasks: int, rounds: int) -> int:
+    """A scope that is cancelled. Its tasks cannot count that: their cleanup does not run, or not in time."""
+    cancelled = 0
+    for _ in range(rounds):
+        never = tonio.Event()
+        parked: list[None] = []
+
+        async def park(never: tonio.Event = never, parked: list[None] = parked) -> None:
+            parked.append(None)
+            await never.waiter(None)
+
+        async with tonio.scope() as scope:
+            for _ in range(tasks):
+                scope.spawn(park())
+            while len(parked) < tasks:
+                await tonio.yield_now()
+            scope.cancel()
+        cancelled += len(parked)
+    return cancelled
+
+
+async def join_set(tasks: int, rounds: int) -> int:
+    """`as_completed()`."""
+
+    async def task(number: int) -> int:
+        await tonio.yield_now()
+        return number
+
+    total = 0
+    for _ in range(rounds):
+        async for number in tonio.as_completed(*[task(number) for number in range(tasks)]):
+            total += number
+    return total
+
+
 async def sleepers(count: int) -> int:
     """`count` tasks that sleep at the same time."""
 
@@ -238,6 +403,27 @@ async def sleepers(count: int) -> int:
         return number
 
     return sum(await tonio.spawn(*[task(number) for number in range(count)]))
+
+
+async def processes(count: int) -> int:
+    """`run_process` with nothing to feed."""
+
+    async def run() -> bool:
+        done = await tonio.run_process(["/bin/true"], stdin=subprocess.DEVNULL)
+        return bool(done.returncode == 0)
+
+    return sum(await tonio.spawn(*[run() for _ in range(count)]))
+
+
+async def processes_stall_p99(count: int) -> float:
+    """How late a ticker is."""
+    late = await lateness(processes(count), tonio.spawn, tonio_time.sleep)
+    return late[len(late) * 99 // 100]
+
+
+async def processes_stall_worst(count: int) -> float:
+    """The same, at its worst."""
+    return (await lateness(processes(count), tonio.spawn, tonio_time.sleep))[-1]
 
 
 async def timeouts(count: int) -> int:
@@ -315,6 +501,28 @@ async def join_100(branches: int, rounds: int) -> int:
     for _ in range(rounds):
         total += sum(await tonio.spawn(*[branch(number) for number in range(branches)]))
     return total
+
+
+def nothing(number: int) -> int:
+    """What a blocking call does."""
+    return number
+
+
+async def spawn_blocking_rt(count: int) -> int:
+    """One after another."""
+    return sum([await tonio.spawn_blocking(nothing, number) for number in range(count)])
+
+
+async def spawn_blocking(tasks: int, rounds: int, batch: int) -> int:
+    """Tasks, rounds, batches."""
+
+    async def task() -> int:
+        total = 0
+        for _ in range(rounds):
+            total += sum(await tonio.spawn(*[tonio.spawn_blocking(nothing, 1) for _ in range(batch)]))
+        return total
+
+    return sum(await tonio.spawn(*[task() for _ in range(tasks)]))
 
 
 async def tls_echo(connections: int, requests: int) -> int:

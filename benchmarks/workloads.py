@@ -9,11 +9,12 @@ that follows from its sizes, and a run whose number is wrong is an error, not a 
 from __future__ import annotations
 
 import ssl
+import time
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Coroutine
 
 
 class Unsupported(Exception):
@@ -34,7 +35,7 @@ class Workload:
     answer: Callable[..., int]
     """What a run of these sizes returns."""
     kind: str = "async"
-    """`async`, `sync` (makes its own runtimes), `memory` or `echo`."""
+    """`async`, `sync` (makes its own runtimes), `value` (what it returns is the result), `memory` or `echo`."""
     more_is_better: bool = True
 
 
@@ -98,6 +99,29 @@ def sleep_seconds(number: int) -> float:
     return (50 + number % 101) / 1000
 
 
+async def lateness(work: Coroutine[Any, Any, int], start: Callable[..., Any], pause: Callable[..., Any]) -> list[float]:
+    """How late, in ms, each tick of a ticker of 1 ms was while `work` ran; sorted.
+
+    `start(coroutine)` gives something to await, `pause(seconds)` sleeps: the runtime's own.
+    """
+    late: list[float] = []
+    over = False
+
+    async def tick() -> None:
+        while not over:
+            begin = time.perf_counter()
+            await pause(0.001)
+            late.append((time.perf_counter() - begin - 0.001) * 1000)
+
+    ticker = start(tick())
+    await pause(0.01)
+    late.clear()
+    await work
+    over = True
+    await ticker
+    return sorted(late)
+
+
 TLS_MESSAGE = b"0123456789abcdef" * 64
 
 
@@ -155,6 +179,87 @@ WORKLOADS = [
         lambda producers, each: producers * sum_below(each),
     ),
     Workload(
+        "mpsc_1",
+        "the same with capacity 1",
+        "messages/s",
+        (4, 25_000),
+        (4, 2_500),
+        product,
+        lambda producers, each: producers * sum_below(each),
+    ),
+    Workload(
+        "mpsc_unbounded",
+        "4 producers, one consumer, no limit",
+        "messages/s",
+        (4, 50_000),
+        (4, 5_000),
+        product,
+        lambda producers, each: producers * sum_below(each),
+    ),
+    Workload(
+        "spsc",
+        "one producer, one consumer, capacity 128",
+        "messages/s",
+        (1, 200_000),
+        (1, 20_000),
+        product,
+        lambda producers, each: producers * sum_below(each),
+    ),
+    Workload(
+        "four_to_four",
+        "4 producers, 4 consumers, capacity 128; each producer goes round the consumers",
+        "messages/s",
+        (4, 50_000),
+        (4, 5_000),
+        product,
+        lambda producers, each: producers * sum_below(each),
+    ),
+    Workload(
+        "mutex",
+        "4,000 tasks take one lock 10 times, and yield once inside",
+        "locks/s",
+        (4000, 10),
+        (400, 10),
+        product,
+        product,
+    ),
+    Workload(
+        "semaphore_8",
+        "2,000 tasks take one of 8 permits 10 times, and yield once inside",
+        "permits/s",
+        (2000, 10),
+        (200, 10),
+        product,
+        product,
+    ),
+    Workload(
+        "notify",
+        "500 tasks wait for the same notification, 100 times",
+        "wake-ups/s",
+        (500, 100),
+        (100, 20),
+        product,
+        product,
+    ),
+    Workload(
+        "mutex_free",
+        "one task takes a lock that nobody else wants",
+        "locks/s",
+        (200_000,),
+        (20_000,),
+        product,
+        product,
+    ),
+    Workload(
+        "ready",
+        "await something that is ready: what `mutex_free` is measured by",
+        "awaits/s",
+        (200_000,),
+        (20_000,),
+        product,
+        product,
+    ),
+    Workload(
         "broadcast",
         "1000 receivers get every one of 100 values; the next is sent when all have it",
         "deliveries/s",
@@ -189,6 +294,33 @@ WORKLOADS = [
         (10_000,),
         product,
         product,
+    ),
+    Workload(
+        "task_group_1000",
+        "a task group of 1000 tasks that yield once, 50 times",
+        "tasks/s",
+        (1000, 50),
+        (1000, 5),
+        product,
+        product,
+    ),
+    Workload(
+        "cancel_4000",
+        "4000 parked tasks are cancelled together and waited for (the parking counts too), 10 times",
+        "tasks/s",
+        (4000, 10),
+        (4000, 2),
+        product,
+        product,
+    ),
+    Workload(
+        "join_set",
+        "1000 tasks that yield once; their results in the order in which they come, 50 times",
+        "tasks/s",
+        (1000, 50),
+        (1000, 5),
+        product,
+        lambda tasks, rounds: sum_below(tasks) * rounds,
     ),
     Workload(
         "sleepers",
@@ -254,6 +386,24 @@ WORKLOADS = [
         lambda branches, rounds: rounds * sum_below(branches),
     ),
     Workload(
+        "spawn_blocking_rt",
+        "a function that does nothing, on a thread that may block, one after another",
+        "calls/s",
+        (20_000,),
+        (2_000,),
+        product,
+        sum_below,
+    ),
+    Workload(
+        "spawn_blocking",
+        "64 tasks, each 100 rounds of 16 such calls at once",
+        "calls/s",
+        (64, 100, 16),
+        (16, 20, 16),
+        product,
+        product,
+    ),
+    Workload(
         "tls_echo",
         "TLS echo, 1 KB, 16 connections, both ends in the runtime",
         "requests/s",
@@ -279,6 +429,37 @@ WORKLOADS = [
         (16, 5),
         product,
         cpu_arithmetic_answer,
+    ),
+    Workload(
+        "processes",
+        "start /bin/true 500 times, all at once; wait for all",
+        "processes/s",
+        (500,),
+        (100,),
+        product,
+        lambda count: count,
+    ),
+    Workload(
+        "processes_stall_p99",
+        "how late a ticker of 1 ms is meanwhile, 99th percentile",
+        "ms",
+        (500,),
+        (100,),
+        product,
+        product,
+        kind="value",
+        more_is_better=False,
+    ),
+    Workload(
+        "processes_stall_worst",
+        "the same, at its worst",
+        "ms",
+        (500,),
+        (100,),
+        product,
+        product,
+        kind="value",
+        more_is_better=False,
     ),
     Workload(
         "start_stop",

@@ -18,7 +18,7 @@ Example::
 
 from __future__ import annotations
 
-from . import io, lowlevel, net, runtime, signal, stream, sync, task, testing, time
+from . import fs, interp, io, lowlevel, net, process, runtime, signal, stream, sync, task, testing, time
 from ._errors import (
     AcquireError,
     Cancelled,
@@ -31,39 +31,60 @@ from ._errors import (
     WouldBlock,
 )
 from ._version import __version__
+from .interp import spawn_isolated
 from .runtime import Builder, Handle, Runtime, build_info, main, run
-from .task import AbortHandle, JoinHandle, block_in_place, join, select, spawn, spawn_blocking, try_join, yield_now
+from .task import (
+    AbortHandle,
+    CancelScope,
+    JoinHandle,
+    JoinSet,
+    TaskGroup,
+    block_in_place,
+    join,
+    select,
+    spawn,
+    spawn_blocking,
+    try_join,
+    yield_now,
+)
 from .testing import test
 
 __all__ = [
     "AbortHandle",
     "AcquireError",
     "Builder",
+    "CancelScope",
     "Cancelled",
     "Handle",
     "JoinError",
     "JoinHandle",
+    "JoinSet",
     "RecvError",
     "Runtime",
     "RuntimeShutdown",
     "SendError",
     "SendTimeoutError",
+    "TaskGroup",
     "TrySendError",
     "WouldBlock",
     "__version__",
     "block_in_place",
     "build_info",
+    "fs",
+    "interp",
     "io",
     "join",
     "lowlevel",
     "main",
     "net",
+    "process",
     "run",
     "runtime",
     "select",
     "signal",
     "spawn",
     "spawn_blocking",
+    "spawn_isolated",
     "stream",
     "sync",
     "task",

@@ -15,7 +15,7 @@ import time
 import weakref
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +35,7 @@ class Flavor:
 
     workers: int  # 0: current-thread
     driver: str = "epoll"
+    stand_in: bool = True
 
     @property
     def current_thread(self) -> bool:
@@ -44,18 +45,26 @@ class Flavor:
         builder = freerun.Builder.new_current_thread() if self.current_thread else freerun.Builder.new_multi_thread()
         if self.workers:
             builder = builder.worker_threads(self.workers)
+        if not self.stand_in and self.workers:
+            builder = builder.disable_stand_in()
         return builder.driver(self.driver)
 
     def __str__(self) -> str:
         name = "current_thread" if self.current_thread else f"multi_thread_{self.workers}"
-        return name if self.driver == "epoll" else f"{name}_{self.driver}"
+        name = name if self.driver == "epoll" else f"{name}_{self.driver}"
+        return name if self.stand_in or self.workers == 1 else f"{name}_strict"
 
 
 CURRENT = Flavor(0)
-MULTI = [Flavor(1), Flavor(2), Flavor(4)]
+MULTI = [Flavor(1, stand_in=False), Flavor(2), Flavor(4)]
+"""The one with a single worker has no stand-in: there, what a poll spawns waits for the end of that poll."""
 FLAVORS = [CURRENT, *MULTI]
+STRICT = [Flavor(each.workers, stand_in=False) for each in MULTI]
+"""Nobody polls while every worker is stuck: for tests of what waits then."""
+STOOD_IN_FOR = [Flavor(each.workers) for each in MULTI]
+"""The default: somebody does."""
 DRIVERS = freerun.build_info().drivers
-FLAVORS_AND_DRIVERS = [Flavor(each.workers, driver) for driver in DRIVERS for each in FLAVORS]
+FLAVORS_AND_DRIVERS = [replace(each, driver=driver) for driver in DRIVERS for each in FLAVORS]
 """For what waits for sockets or the clock. A kernel that refuses io_uring leaves epoll, which `build_info()` says."""
 
 

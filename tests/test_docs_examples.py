@@ -98,6 +98,8 @@ def test_the_examples_are_found() -> None:
 
 PUBLIC = [
     freerun,
+    freerun.fs,
+    freerun.interp,
     freerun.io,
     freerun.io.codec,
     freerun.lowlevel,

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Self
 
 from .errors import EndOfStream
 
 if TYPE_CHECKING:
-    from .buf_reader import BufReader
+    from ._buffered import Buffered
 
 __all__ = ["Lines", "Segments"]
 
@@ -35,13 +35,13 @@ class Segments:
 
     __slots__ = ("_limit", "_reader", "_sep")
 
-    def __init__(self, reader: BufReader[Any], sep: bytes, limit: int) -> None:
+    def __init__(self, reader: Buffered, sep: bytes, limit: int) -> None:
         self._reader = reader
         self._sep = sep
         self._limit = limit
 
     @property
-    def reader(self) -> BufReader[Any]:
+    def reader(self) -> Buffered:
         """Where the pieces come from."""
         return self._reader
 
@@ -85,12 +85,12 @@ class Lines:
 
     __slots__ = ("_limit", "_reader")
 
-    def __init__(self, reader: BufReader[Any], limit: int) -> None:
+    def __init__(self, reader: Buffered, limit: int) -> None:
         self._reader = reader
         self._limit = limit
 
     @property
-    def reader(self) -> BufReader[Any]:
+    def reader(self) -> Buffered:
         """Where the lines come from."""
         return self._reader
 

@@ -11,15 +11,17 @@ import contextlib
 import os
 import threading
 import time
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
-from freerun._core._native import after_fork_in_child, signals_restore
+from freerun._core._native import after_fork_in_child, after_fork_in_parent, before_fork, signals_restore
 from freerun._errors import RuntimeShutdown
+from freerun.interp._isolated import before_exit
 
 if TYPE_CHECKING:
     from .engine import Engine
 
-__all__ = ["add", "check_running", "discard", "is_exiting"]
+__all__ = ["add", "add_last", "check_running", "discard", "is_exiting"]
 
 EXIT_GRACE = 1.0
 """Seconds for all engines together."""
@@ -58,6 +60,11 @@ def discard(engine: Engine) -> None:
         _registry.engines.discard(engine)
 
 
+def add_last(call: Callable[[], None]) -> None:
+    """Call it at exit, after the engines have been shut down."""
+    _last.append(call)
+
+
 def _at_exit() -> None:
     _registry.exiting = True
     with _registry.lock:
@@ -70,7 +77,9 @@ def _at_exit() -> None:
             with contextlib.suppress(Exception):
                 engine.shutdown(max(0.0, deadline - time.monotonic()))
     finally:
-        signals_restore()  # nobody is left who would hear them
+        before_exit()
+        for call in _last:
+            call()
 
 
 def _after_fork() -> None:
@@ -83,6 +92,7 @@ def _after_fork() -> None:
 
 
 _parents: list[_Registry] = []
+_last: list[Callable[[], None]] = [signals_restore]  # nobody is left who would hear a signal
 
 atexit.register(_at_exit)
-os.register_at_fork(after_in_child=_after_fork)
+os.register_at_fork(before=before_fork, after_in_parent=after_fork_in_parent, after_in_child=_after_fork)

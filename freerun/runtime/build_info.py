@@ -19,7 +19,8 @@ class BuildInfo:
     """What `build_info()` returns; `str()` gives a page to read.
 
     `free_threaded`: the interpreter can run without the GIL; `gil_enabled`: it has one at this moment all the same.
-    `drivers` that work here, the `driver` that is used, and `driver_why`. `workers` is `"threads"`, with `workers_why`.
+    `drivers` that work here, the `driver` that is used, and `driver_why`; `files` is `"pool"` or `"io_uring"`, what
+    open files are read and written with, and `files_why`. `workers` is `"threads"`, with `workers_why`.
     `worker_threads`: the default number of workers, with `worker_threads_why`. Thread safety: immutable.
 
     Example::
@@ -38,6 +39,8 @@ class BuildInfo:
     drivers: tuple[str, ...]
     driver: str
     driver_why: str
+    files: str
+    files_why: str
     workers: str
     workers_why: str
     worker_threads: int
@@ -54,6 +57,7 @@ class BuildInfo:
                 f"worker threads  {self.worker_threads}: {self.worker_threads_why}",
                 f"workers         {self.workers}: {self.workers_why}",
                 f"driver          {self.driver} (available: {', '.join(self.drivers)}): {self.driver_why}",
+                f"files           {self.files}: {self.files_why}",
             ]
         )
 
@@ -81,6 +85,8 @@ def build_info() -> BuildInfo:
         drivers=drivers.available(),
         driver=drivers.AUTO,
         driver_why=_driver_why(),
+        files=drivers.FILES[drivers.AUTO],
+        files_why=drivers.FILES_WHY,
         workers="threads",
         workers_why=_workers_why(free_threaded, gil_enabled),
         worker_threads=threads,
@@ -98,4 +104,7 @@ def _workers_why(free_threaded: bool, gil_enabled: bool) -> str:
         return "tasks run in parallel"
     if free_threaded:
         return "tasks run one at a time: the GIL was turned on, by PYTHON_GIL=1 or by a module that asks for it"
-    return "tasks run one at a time: this Python has the GIL; use a free-threaded one (python3.14t) to run in parallel"
+    return (
+        "tasks run one at a time: this Python has the GIL; to run in parallel use spawn_isolated(), or a free-threaded "
+        "one (python3.14t)"
+    )

@@ -73,7 +73,8 @@ class Builder:
     def worker_threads(self, n: int) -> Self:
         """Poll tasks on `n` threads, 1 to 1024. Default: `FREERUN_WORKER_THREADS`, else the CPUs this process may use.
 
-        A current-thread runtime ignores it. Tokio: `Builder::worker_threads`.
+        A current-thread runtime polls on one thread all the same, and has `n` interpreters for isolated work, if it has
+        any (see `workers`). Tokio: `Builder::worker_threads`.
         """
         self._config.worker_threads = integer(n, "worker_threads", most=MAX_WORKERS)
         return self
@@ -165,9 +166,18 @@ class Builder:
         return self
 
     def workers(self, kind: str) -> Self:
-        """Choose what isolated work runs on: `"auto"` (default), `"threads"` or `"interpreters"`.
+        """Choose what `spawn_isolated()` runs on: `"auto"` (default), `"threads"` or `"interpreters"`.
 
-        `spawn()` always runs on threads. This version keeps the setting and has nothing that reads it yet.
+        `"threads"`: the runtime's own workers. `"interpreters"`: interpreters with a GIL of their own, up to as many as
+        `worker_threads`, of a current-thread runtime too. `"auto"`: interpreters where there is a GIL, threads where
+        there is none. `spawn()` always runs on threads.
+
+        Example::
+
+            import freerun
+
+            with freerun.Builder().worker_threads(2).workers("interpreters").build() as rt:
+                assert rt.spawn_isolated(pow, 2, 10).blocking_result() == 1024
         """
         self._config.workers = one_of(kind, "workers", ("auto", "threads", "interpreters"))
         return self
@@ -194,6 +204,24 @@ class Builder:
         Tokio: `Builder::disable_lifo_slot`.
         """
         self._config.lifo_slot = False
+        return self
+
+    def disable_stand_in(self) -> Self:
+        """Let tasks wait while every worker is stuck, instead of polling them on a stand-in thread.
+
+        Without this, when all workers have been in one poll for 10 ms and tasks are waiting, one more thread polls
+        them until a worker is back: a call that blocks does not stop timers and connections. A current-thread runtime
+        has none. Whoever needs that never more than `worker_threads` tasks are polled at once turns it off; then a call
+        that blocks every worker stops everything else. Tokio has no such thread.
+
+        Example::
+
+            import freerun
+
+            with freerun.Builder().worker_threads(1).disable_stand_in().build() as rt:
+                assert rt.block_on(freerun.yield_now()) is None
+        """
+        self._config.stand_in = False
         return self
 
     def start_paused(self, paused: bool = True) -> Self:

@@ -15,7 +15,7 @@ type TaskHook = Callable[[int], object]
 
 def thread_names(prefix: str) -> Callable[[str, int], str]:
     """Names such as "web-0" for workers, "web-b0" for blocking threads. The system keeps 15 bytes of a name."""
-    marks = {"worker": "", "blocking": "b"}
+    marks = {"worker": "", "blocking": "b", "isolated": "i"}
 
     def name(kind: str, index: int) -> str:
         return f"{prefix}-{marks[kind]}{index}" if kind in marks else f"{prefix}-{kind}"
@@ -44,6 +44,7 @@ class Config:
     event_interval: int = 61
     global_queue_interval: int = 0  # 0: the engine's choice
     lifo_slot: bool = True
+    stand_in: bool = True
     start_paused: bool = False
     rng_seed: int | None = None
     slow_poll_warning: float = 10.0

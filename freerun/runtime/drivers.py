@@ -10,10 +10,14 @@ from freerun._core._native import io_uring_errno
 
 from .log import logger
 
-__all__ = ["AUTO", "AUTO_WHY", "available", "refusal", "wants_io_uring"]
+__all__ = ["AUTO", "AUTO_WHY", "FILES", "FILES_WHY", "available", "refusal", "wants_io_uring"]
 
 AUTO = "epoll"
 AUTO_WHY = "the default: as fast as io_uring with sockets, or faster; see docs/design/driver.md"
+
+FILES = {"epoll": "pool", "io_uring": "io_uring"}
+"""What open files are read and written with, by the driver."""
+FILES_WHY = 'goes with the driver: the blocking pool with epoll, the ring with driver("io_uring"); see docs/fs.md'
 
 
 @functools.cache

@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import contextlib
-import contextvars
 import os
 import threading
 import time
 from typing import Any
 
 from freerun._core._native import Core
+from freerun.interp._isolated import Isolated
 
 from . import atexit, companions, drivers, futurelock, signals, slow_poll
 from .asyncgens import AsyncGenerators
+from .background import background_thread
 from .config import Config
 from .cpus import default_worker_threads
 from .log import logger
@@ -28,7 +29,7 @@ DEFAULT_GRACE = 10.0
 class Engine:
     """Thread safety: every method may be called from any thread."""
 
-    __slots__ = ("_asyncgens", "_finisher", "_pid", "core", "unhandled")
+    __slots__ = ("_asyncgens", "_finisher", "_pid", "core", "isolated", "unhandled")
 
     def __init__(self, config: Config) -> None:
         atexit.check_running()
@@ -36,13 +37,15 @@ class Engine:
         self._finisher: threading.Thread | None = None  # of shutdown_background()
         self._asyncgens = AsyncGenerators()
         self.unhandled = Unhandled(config.unhandled)
-        self.core = self._start(config)
+        workers = config.worker_threads or default_worker_threads()[0]
+        self.isolated = Isolated(config.workers, workers, config.thread_name)
+        self.core = self._start(config, 1 if config.current_thread else workers)
+        self.isolated.open(self.core)
         self._asyncgens.core = self.core
         self.unhandled.stop = self.shutdown_background
         atexit.add(self)
 
-    def _start(self, config: Config) -> Core:
-        threads = 1 if config.current_thread else config.worker_threads or default_worker_threads()[0]
+    def _start(self, config: Config, threads: int) -> Core:
         return Core(
             current_thread=config.current_thread,
             pinned=config.pinned,
@@ -53,6 +56,7 @@ class Engine:
             event_interval=config.event_interval,
             global_queue_interval=config.global_queue_interval,
             lifo_slot=config.lifo_slot,
+            stand_in=config.stand_in,
             io=config.io,
             time=config.time,
             io_uring=drivers.wants_io_uring(config.driver),
@@ -91,6 +95,7 @@ class Engine:
             companions.cancel(self.core, timeout)
             leftovers = self.core.shutdown(timeout)
             companions.shutdown(self.core, max(0.0, deadline - time.monotonic()))
+            self.isolated.close(max(0.0, deadline - time.monotonic()))
             self._finish()
             if leftovers:
                 _report(leftovers, timeout)
@@ -106,10 +111,8 @@ class Engine:
     def shutdown_background(self) -> None:
         """Cancel every task and wait for nothing; a thread of its own waits and stops the engine's threads."""
         self.cancel()
-        finisher = threading.Thread(target=self.shutdown, args=(DEFAULT_GRACE,), name="freerun-shutdown", daemon=True)
         with contextlib.suppress(RuntimeError):  # the interpreter is exiting: atexit does it
-            contextvars.Context().run(finisher.start)  # or it would keep what the caller's context variables hold
-            self._finisher = finisher
+            self._finisher = background_thread(self.shutdown, DEFAULT_GRACE, name="freerun-shutdown")
 
     def _finish(self) -> None:
         """Let go of the core, which holds the callbacks that lead here."""

@@ -6,6 +6,7 @@ from collections.abc import Callable, Coroutine
 from typing import TYPE_CHECKING, Any, Self, final, overload
 
 from freerun._core._native import Core, current_core, try_current_core
+from freerun.interp._isolated import spawning_isolated
 
 from . import signals
 from .dump import dump_tasks
@@ -14,6 +15,7 @@ from .metrics import RuntimeMetrics
 if TYPE_CHECKING:
     from types import TracebackType
 
+    from freerun.interp.spawn_isolated import SpawnIsolated
     from freerun.task.spawn import Spawn, SpawnBlocking
 
 __all__ = ["Entered", "Handle"]
@@ -130,6 +132,23 @@ class Handle:
                 assert rt.handle().spawn_blocking(sum, [1, 2], start=3).blocking_result() == 6
         """
         return self._core.spawn_blocking
+
+    @property
+    def spawn_isolated(self) -> SpawnIsolated:
+        """`handle.spawn_isolated(fn, *args)`: run a function that shares nothing; see `freerun.spawn_isolated`.
+
+        Errors: `TypeError` that names what cannot cross, `RuntimeShutdown`. Cancel safety: does not wait.
+        Thread safety: any thread. Tokio has no such thing.
+
+        Example::
+
+            import math
+            import freerun
+
+            with freerun.Runtime() as rt:
+                assert rt.handle().spawn_isolated(math.factorial, 4).blocking_result() == 24
+        """
+        return spawning_isolated(self._core)
 
     @overload
     def block_on[T](self, coro: Coroutine[Any, Any, T], /) -> T: ...

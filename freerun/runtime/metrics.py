@@ -48,11 +48,11 @@ class WorkerMetrics:
 class RuntimeMetrics:
     """A runtime's counters at one moment.
 
-    `driver` `"epoll"` or `"io_uring"`; `num_workers` worker threads; `alive_tasks` tasks that have not ended;
-    `spawned_tasks` since the start; `global_queue_depth` tasks in the queue shared by all workers;
-    `num_blocking_threads` and `num_idle_blocking_threads` threads of the blocking pool; `blocking_queue_depth` calls
-    that wait for one;
-    `io_registered` descriptors with the driver; `workers` each worker's own. Counters are read one after another while
+    `driver` `"epoll"` or `"io_uring"`, which then does open files, too; `num_workers` worker threads; `alive_tasks`
+    tasks that have not ended; `spawned_tasks` since the start; `global_queue_depth` tasks in the queue shared by all
+    workers; `num_blocking_threads` and `num_idle_blocking_threads` threads of the blocking pool; `blocking_queue_depth`
+    calls that wait for one; `io_registered` descriptors with the driver; `stand_in_polls` tasks polled while every
+    worker was stuck; `workers` each worker's own. Counters are read one after another while
     the runtime runs, so they need not add up. Thread safety: immutable. Tokio: `tokio::runtime::RuntimeMetrics`.
 
     Example::
@@ -73,6 +73,7 @@ class RuntimeMetrics:
     num_idle_blocking_threads: int = 0
     blocking_queue_depth: int = 0
     io_registered: int = 0
+    stand_in_polls: int = 0
     workers: tuple[WorkerMetrics, ...] = ()
 
     @classmethod

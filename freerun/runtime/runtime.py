@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Self, final, overload
 
 from freerun._arguments import Seconds, seconds
 from freerun._errors import JoinError, RuntimeShutdown
+from freerun.interp._isolated import spawning_isolated
 
 from . import signals
 from .config import Config
@@ -19,6 +20,7 @@ from .metrics import RuntimeMetrics
 if TYPE_CHECKING:
     from types import TracebackType
 
+    from freerun.interp.spawn_isolated import SpawnIsolated
     from freerun.task.spawn import Spawn, SpawnBlocking
 
 __all__ = ["Runtime"]
@@ -91,6 +93,23 @@ class Runtime:
                 assert rt.spawn_blocking(max, 1, 2).blocking_result() == 2
         """
         return self._engine.core.spawn_blocking
+
+    @property
+    def spawn_isolated(self) -> SpawnIsolated:
+        """`rt.spawn_isolated(fn, *args)`: run a function that shares nothing; see `freerun.spawn_isolated`.
+
+        Errors: `TypeError` that names what cannot cross, `RuntimeShutdown`. Cancel safety: does not wait.
+        Thread safety: any thread. Tokio has no such thing.
+
+        Example::
+
+            import math
+            import freerun
+
+            with freerun.Runtime() as rt:
+                assert rt.spawn_isolated(math.factorial, 4).blocking_result() == 24
+        """
+        return spawning_isolated(self._engine.core)
 
     @overload
     def block_on[T](self, coro: Coroutine[Any, Any, T], /) -> T: ...

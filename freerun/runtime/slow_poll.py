@@ -19,9 +19,9 @@ def report(worker: int, thread: int, description: Mapping[str, Any] | None, seco
         task = "a task" if description is None else str(TaskInfo._from(description))
         stack = format_frames(thread_stacks().get(thread, [])) or "  (no Python frame)\n"
         logger().warning(
-            "worker %d has been in one poll for %.1f s, by %s. Long work belongs in spawn_blocking() or "
+            "%s has been in one poll for %.1f s, by %s. Long work belongs in spawn_blocking() or "
             "block_in_place(). The thread's stack:\n%s",
-            worker,
+            f"worker {worker}" if worker >= 0 else "the stand-in for the workers",
             seconds,
             task,
             stack.rstrip("\n"),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import signal
 import sys
 import threading
@@ -30,6 +31,8 @@ settings = _Settings()
 
 # pytest-timeout would end the test without a word about its tasks; so be earlier.
 _EARLIER = 0.9
+# Seconds for a test that is being ended, between the means that are tried one after the other.
+_GRACE = 1.0
 
 
 def run_test(async_fn: Callable[[], Coroutine[Any, Any, object]], options: Options, name: str) -> None:
@@ -41,7 +44,7 @@ def run_test(async_fn: Callable[[], Coroutine[Any, Any, object]], options: Optio
         with runtime.handle().enter():
             watchdog.run(runtime, async_fn)
     finally:
-        runtime.shutdown(1.0 if watchdog.expired else None)
+        runtime.shutdown(_GRACE if watchdog.expired else None)
 
 
 def _limit(options: Options) -> float:
@@ -79,13 +82,22 @@ class _Watchdog:
         except (JoinError, KeyboardInterrupt):
             if not self.expired:
                 raise
-            self._fail()
         finally:
-            self._over.set()
-            if thread is not None:
-                thread.join()
+            self._stop(thread)
         if self.expired:
             self._fail()
+
+    def _stop(self, thread: threading.Thread | None) -> None:
+        """From here on no Ctrl-C comes; one that was under way is not for pytest."""
+        while True:
+            try:
+                self._over.set()
+                if thread is not None:
+                    thread.join()
+                return
+            except KeyboardInterrupt:
+                if not self.expired:
+                    raise
 
     async def _main(self, async_fn: Callable[[], Coroutine[Any, Any, object]]) -> None:
         self._task = current_task()
@@ -108,5 +120,8 @@ class _Watchdog:
         if (task := self._task) is not None:
             task.abort()
         main = threading.main_thread().ident
-        while main is not None and not self._over.wait(1.0):
+        pauses = itertools.chain(
+            (_GRACE, _GRACE), itertools.repeat(10 * _GRACE)
+        )  # after the second one it is on its way out
+        while main is not None and not self._over.wait(next(pauses)):
             signal.pthread_kill(main, signal.SIGINT)

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 from engine_support import drive, drive_until_parked, occupy_all
-from support import MULTI, PATIENCE, Flavor, only, seeded, stress_seconds, wait_until
+from support import CURRENT, PATIENCE, STRICT, Flavor, only, seeded, stress_seconds, wait_until
 
 import freerun
 from freerun.runtime import RuntimeMetrics
@@ -87,6 +87,7 @@ def test_the_main_task_was_spawned_where_block_on_was_called(rt: freerun.Runtime
     assert "in test_the_main_task_was_spawned_where_block_on_was_called" in head
 
 
+@only(CURRENT, *STRICT)
 def test_states(rt: freerun.Runtime, flavor: Flavor) -> None:
     inside, release = threading.Event(), threading.Event()
     waiting = rt.spawn(outermost, name="waiting one")
@@ -227,7 +228,7 @@ def test_blocking_counts(flavor: Flavor) -> None:
         assert rt.metrics().blocking_queue_depth == 0
 
 
-@only(*MULTI)
+@only(*STRICT)
 def test_queue_depths(rt: freerun.Runtime, flavor: Flavor) -> None:
     release = occupy_all(rt, flavor)
     handles = [rt.spawn(freerun.time.sleep, 0) for _ in range(100)]

@@ -6,7 +6,7 @@ import re
 
 import pytest
 from engine_support import check_program, run_program
-from support import in_threads
+from support import PATIENCE, in_threads
 
 FLAVORS = ["current_thread", "multi_thread"]
 
@@ -28,8 +28,9 @@ def drive(condition):
 """
 
 
-def script(body: str) -> str:
-    return PRELUDE + body
+def script(body: str, grace: float = PATIENCE) -> str:
+    """A program; `grace` is how long its exit waits for what does not end. Nothing that ends shall be cut off by it."""
+    return f"{PRELUDE}\nimport freerun.runtime.atexit\nfreerun.runtime.atexit.EXIT_GRACE = {grace}\n{body}"
 
 
 BODIES = {
@@ -135,6 +136,10 @@ def test_uncaught_exception(flavor_name: str) -> None:
     assert done.stderr.count("Traceback") == 1
 
 
+SHORT = 0.2
+"""The grace for what never ends."""
+
+
 def check_names(stderr: str, what: str) -> None:
     """Nothing but the one report on what did not end."""
     assert re.fullmatch(rf"shutdown did not wait longer than .* s; this did not end:\n  {what}.*\n", stderr), stderr
@@ -142,7 +147,8 @@ def check_names(stderr: str, what: str) -> None:
 
 def test_stuck_in_a_worker() -> None:
     done = run_program(
-        script("""
+        script(
+            """
 inside = threading.Event()
 async def stuck():
     inside.set()
@@ -150,7 +156,9 @@ async def stuck():
 h = rt.spawn(stuck)
 assert inside.wait(60)
 print("end")
-"""),
+""",
+            SHORT,
+        ),
         "multi_thread",
     )
     assert (done.returncode, done.stdout) == (0, "end\n")
@@ -160,7 +168,8 @@ print("end")
 @pytest.mark.parametrize("flavor_name", FLAVORS)
 def test_stuck_in_the_pool(flavor_name: str) -> None:
     done = run_program(
-        script("""
+        script(
+            """
 inside = threading.Event()
 def stuck():
     inside.set()
@@ -168,7 +177,9 @@ def stuck():
 h = rt.spawn_blocking(stuck)
 assert inside.wait(60)
 print("end")
-"""),
+""",
+            SHORT,
+        ),
         flavor_name,
     )
     assert (done.returncode, done.stdout) == (0, "end\n")
@@ -181,15 +192,18 @@ def test_a_call_that_returns_while_the_interpreter_goes(flavor_name: str) -> Non
 
     def run(i: int) -> None:
         done = run_program(
-            script(f"""
+            script(
+                f"""
 inside = threading.Event()
 def stuck():
     inside.set()
-    time.sleep({0.95 + i * 0.05})
+    time.sleep({SHORT - 0.05 + i * 0.05})
     return object()
 h = rt.spawn_blocking(stuck)
 assert inside.wait(60)
-"""),
+""",
+                SHORT,
+            ),
             flavor_name,
         )
         assert done.returncode == 0, done.stderr
@@ -203,7 +217,8 @@ assert inside.wait(60)
 def test_a_busy_worker_while_the_interpreter_goes() -> None:
     """A poll that never ends, in Python code."""
     done = run_program(
-        script("""
+        script(
+            """
 inside = threading.Event()
 async def busy():
     inside.set()
@@ -211,7 +226,9 @@ async def busy():
         pass
 h = rt.spawn(busy)
 assert inside.wait(60)
-"""),
+""",
+            SHORT,
+        ),
         "multi_thread",
     )
     assert done.returncode == 0, done.stderr

@@ -160,6 +160,23 @@ rt.shutdown()
     )
 
 
+def test_while_threads_start() -> None:
+    """A child collects its garbage, whatever the parent's new threads were at: free-threaded CPython stops the world to
+    make the first one's state, for long enough to be hit."""
+    check_program(
+        PRELUDE.replace("rt = build()", "")
+        + """
+import gc
+def forks():
+    rt = build()
+    assert in_child(gc.collect) == 0
+for _ in range(10):
+    assert in_child(forks) == 0  # in a process that has made no thread yet
+""",
+        "multi_thread",
+    )
+
+
 @pytest.mark.parametrize("flavor_name", FLAVORS)
 def test_leaving_with_in_the_child(flavor_name: str) -> None:
     check_program(

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 from engine_support import drive_until_parked, expect_line, finish, process
-from support import MULTI, PATIENCE, Flavor, in_threads, only, wait_until
+from support import FREE_THREADED, MULTI, PATIENCE, Flavor, in_threads, only, wait_until
 
 import freerun
 
@@ -29,6 +29,17 @@ def at_rest():
     assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
     assert signal.set_wakeup_fd(-1) == -1
 """
+
+
+ANNOUNCED = """
+from freerun.runtime import signals
+handle = signals._Guard.__call__
+def announce(self, number, frame):
+    handle(self, number, frame)
+    os.write(1, b"handled\\n")
+signals._Guard.__call__ = announce
+"""
+"""Says when an interrupt has been handled without raising anything."""
 
 
 def interrupt(child: subprocess.Popen[str]) -> None:
@@ -187,15 +198,160 @@ except KeyboardInterrupt:
     print("raised")
 rt.shutdown(0.01)
 """
-    with process(PRELUDE + source, flavor_name) as child:
+    with process(PRELUDE + ANNOUNCED + source, flavor_name) as child:
         expect_line(child, "ready")
         interrupt(child)
+        expect_line(child, "handled")  # two signals at once are one
+        interrupt(child)
+        assert finish(child) == (0, "raised\n", "")
+
+
+INTERRUPTING_HOOK = """
+import logging
+logging.disable()
+interrupts = 0
+def hook():
+    global interrupts
+    if ready and interrupts < 2:
+        interrupts += 1
+        signal.raise_signal(signal.SIGINT)
+ready = False
+rt = getattr(freerun.Builder.new_current_thread(), sys.argv[1])(hook).build()
+async def main():
+    global ready
+    while True:
         try:
-            child.wait(0.3)  # two signals at once are one; the first must have been handled
-        except subprocess.TimeoutExpired:
-            interrupt(child)
-        status, out, err = finish(child)
-    assert (status, out, err) == (0, "raised\n", "")
+            ready = True
+            await ftime.sleep(0.001)
+            await ftime.sleep(3600)
+        except freerun.Cancelled:
+            print("cancelled")
+try:
+    rt.block_on(main)
+except KeyboardInterrupt:
+    print("raised")
+at_rest()
+rt.shutdown(0.01)
+"""
+
+
+@pytest.mark.parametrize("hook", ["on_thread_park", "on_thread_unpark"])
+def test_twice_during_a_hook(hook: str) -> None:
+    """The signal may come while the main thread runs any Python code at all; what it raises there is not lost."""
+    with process(PRELUDE + INTERRUPTING_HOOK, hook) as child:
+        assert finish(child) == (0, "cancelled\nraised\n", "")
+
+
+@pytest.mark.parametrize("hook", ["on_thread_park", "on_thread_unpark"])
+def test_a_handler_that_raises_during_a_hook(hook: str) -> None:
+    source = """
+def stop(number, frame):
+    sys.exit(5)
+signal.signal(signal.SIGTERM, stop)
+def hook():
+    if ready:
+        signal.raise_signal(signal.SIGTERM)
+ready = False
+async def main():
+    global ready
+    try:
+        ready = True
+        await ftime.sleep(0.001)
+        await ftime.sleep(3600)
+    finally:
+        ready = False
+        await ftime.sleep(0.001)
+        print("cleaned up")
+with getattr(freerun.Builder.new_current_thread(), sys.argv[1])(hook).build() as rt:
+    rt.block_on(main)
+"""
+    with process(PRELUDE + source, hook) as child:
+        assert finish(child) == (5, "cleaned up\n", "")
+
+
+@pytest.mark.skipif(not FREE_THREADED, reason="with the GIL nothing is drained")
+@pytest.mark.parametrize("flavor_name", FLAVORS)
+def test_a_handler_that_raises_while_garbage_is_drained(flavor_name: str) -> None:
+    """The engine itself has the main thread run a bit of Python now and then (freerun/_core/drain.py)."""
+    source = """
+from freerun._core import drain
+def stop(number, frame):
+    sys.exit(5)
+signal.signal(signal.SIGTERM, stop)
+def raise_signal():  # once
+    import signal, threading
+    if threading.current_thread() is threading.main_thread():
+        drain.__code__ = (lambda: None).__code__
+        signal.raise_signal(signal.SIGTERM)
+async def main():
+    drain.drain.__code__ = raise_signal.__code__
+    try:
+        await ftime.sleep(3600)
+    finally:
+        print("cleaned up")
+with build() as rt:
+    rt.block_on(main)
+"""
+    with process(PRELUDE + source, flavor_name) as child:
+        assert finish(child) == (5, "cleaned up\n", "")
+
+
+def test_none_is_lost_between_two_polls() -> None:
+    """It comes during a poll that runs no more Python; the worker looks at its driver, finds nothing, and sleeps."""
+    source = """
+import ctypes, functools
+libc = ctypes.PyDLL(None)
+rt = freerun.Builder.new_current_thread().event_interval(1).build()
+tx, rx = freerun.sync.oneshot.channel()
+signal.signal(signal.SIGTERM, lambda number, frame: tx.send("handled"))
+class InC:
+    def __await__(self):
+        return iter(functools.partial(getattr(libc, "raise"), signal.SIGTERM.value), 0)
+async def main():
+    with freerun.net.AsyncFd(os.eventfd(0)):  # a driver that has descriptors looks at them
+        freerun.spawn(InC()).detach()
+        return await rx
+print(rt.block_on(main))
+rt.shutdown()
+"""
+    with process(PRELUDE + source, "current_thread") as child:
+        assert finish(child) == (0, "handled\n", "")
+
+
+def test_none_is_lost_while_another_thread_runs_the_core() -> None:
+    """Both threads wait for the signal pipe, and the one that is not concerned may empty it."""
+    source = """
+rt = build()
+handled = threading.Semaphore(0)
+signal.signal(signal.SIGTERM, lambda number, frame: handled.release())
+inside = threading.Semaphore(0)
+ends = [freerun.sync.oneshot.channel() for _ in range(2)]
+async def wait(i):
+    inside.release()
+    await ends[i][1]
+def send_signals():
+    for _ in range(200):
+        signal.pthread_kill(threading.get_ident(), signal.SIGTERM)  # so that the main thread's poll() goes on
+        assert handled.acquire(timeout=60)
+def run_core():
+    rt.block_on(wait, 0)
+def send():
+    assert inside.acquire(timeout=60)
+    send_signals()
+    for tx, _ in ends:
+        tx.send(None)
+runs_core, sends = threading.Thread(target=run_core), threading.Thread(target=send)
+runs_core.start()
+assert inside.acquire(timeout=60)
+sends.start()
+rt.block_on(wait, 1)
+runs_core.join()
+sends.join()
+rt.shutdown()
+print("end")
+"""
+    with process(PRELUDE + source, "current_thread") as child:
+        assert finish(child) == (0, "end\n", "")
 
 
 @pytest.mark.parametrize("flavor_name", FLAVORS)
@@ -413,11 +569,14 @@ def test_blocking_result_is_interrupted(flavor_name: str) -> None:
     source = """
 rt = build()
 h = rt.spawn(ftime.sleep, 3600)
+def once(number, frame):
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    raise KeyboardInterrupt
+signal.signal(signal.SIGINT, once)
 try:
     print("ready")
     h.blocking_result()
 except KeyboardInterrupt:
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
     print("raised")
 rt.shutdown()
 """
@@ -425,7 +584,7 @@ rt.shutdown()
         expect_line(child, "ready")
         while child.poll() is None:  # one may come just before the wait begins
             try:
-                child.wait(0.3)
+                child.wait(0.05)
             except subprocess.TimeoutExpired:
                 interrupt(child)
         assert finish(child) == (0, "raised\n", "")

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 from conftest import Reports
-from support import every_flavor, until
+from support import every_flavor, run_script, until
 
 import freerun
 from freerun import Cancelled
@@ -298,3 +298,54 @@ def test_a_dump_shows_a_branch(rt: freerun.Runtime) -> None:
         return text
 
     assert "inside_a_branch" in rt.block_on(main)
+
+
+@every_flavor
+async def test_block_in_place_in_a_branch() -> None:
+    """The worker's queue goes to another thread, and the branches stay here."""
+
+    async def blocks(n: int) -> int:
+        await freerun.yield_now()
+        try:
+            return freerun.block_in_place(later_blocking, n)
+        except RuntimeError:  # a current-thread runtime has no other thread
+            return n
+
+    def later_blocking(n: int) -> int:
+        return n
+
+    assert await freerun.join(*[blocks(n) for n in range(5)], later(5)) == (0, 1, 2, 3, 4, 5)
+
+
+def test_fork_in_a_branch() -> None:
+    """The child goes on to the next await of that branch; the others of it are the parent's."""
+    source = """
+        import os, sys, freerun
+        log = []
+
+        async def forks():
+            pid = os.fork()
+            if pid == 0:
+                await freerun.yield_now()
+                os._exit(3)
+            log.append(os.waitpid(pid, 0)[1])
+
+        async def other(where):
+            if os.getpid() != where:
+                os._exit(9)
+            log.append("other")
+
+        async def main():
+            where = os.getpid()
+            # Without a budget: a fork takes so long that the turn would be over.
+            await freerun.task.unconstrained(freerun.join(forks(), other(where), other(where)))
+
+        try:
+            freerun.run(main, flavor=sys.argv[1])
+        except RuntimeError:
+            os._exit(4)  # the child's block_on
+        assert log[0] != 9 << 8 and log[1:] == ["other", "other"], log
+    """
+    for flavor in ("current_thread", "multi_thread"):
+        done = run_script(source, flavor)
+        assert done.returncode == 0, done.stderr

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import datetime as dt
+import gc
 import pickle
 import threading
 import time
@@ -390,6 +391,22 @@ async def test_handle_in_a_cycle_is_collected() -> None:
     ref = weakref.ref(holder)
     del holder
     await until(lambda: is_freed(ref))
+
+
+@every_flavor
+async def test_the_failure_of_a_handle_in_a_cycle_is_reported(reports: Any) -> None:
+    class Node:
+        handle: Any
+
+    async def fails() -> None:
+        raise ValueError("lost")
+
+    node = Node()
+    node.handle = [freerun.spawn(fails), node]
+    await until(node.handle[0].is_finished)
+    del node
+    await until(lambda: gc.collect() is None or reports.messages)
+    assert len(reports.messages) == 1
 
 
 @every_flavor

@@ -10,8 +10,10 @@ import unittest
 from typing import Any
 
 import pytest
+from support import wait_until
 
 import freerun
+from freerun.testing import _runner
 from freerun.time import Instant
 
 seen: list[Any] = []
@@ -147,6 +149,19 @@ def test_spawn_without_a_task() -> None:
     assert freerun.Handle.try_current() is None
 
 
+@pytest.fixture
+def watches_late(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The time of a test begins to count when its other tasks wait, however long the machine takes to get there."""
+    watch = _runner._Watchdog._watch
+
+    def watch_later(self: Any, runtime: freerun.Runtime) -> None:
+        wait_until(lambda: "await freerun.lowlevel.park()" in runtime.handle().dump_tasks())
+        watch(self, runtime)
+
+    monkeypatch.setattr(_runner._Watchdog, "_watch", watch_later)
+
+
+@pytest.mark.usefixtures("watches_late")
 @pytest.mark.parametrize("options", [{}, {"worker_threads": 2}], ids=["current_thread", "multi_thread"])
 def test_a_hang_is_dumped_and_ended(options: dict[str, Any], capfd: pytest.CaptureFixture[str]) -> None:
     async def waits_for_ever() -> None:
@@ -166,7 +181,9 @@ def test_a_hang_is_dumped_and_ended(options: dict[str, Any], capfd: pytest.Captu
     assert "await freerun.lowlevel.park()" in err
 
 
-def test_a_test_that_never_awaits_is_ended() -> None:
+def test_a_test_that_never_awaits_is_ended(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(_runner, "_GRACE", 0.3)
+
     @freerun.test(timeout=0.1)
     async def spins() -> None:
         while True:
@@ -176,7 +193,9 @@ def test_a_test_that_never_awaits_is_ended() -> None:
         spins()
 
 
-def test_a_test_that_swallows_cancelled_is_ended() -> None:
+def test_a_test_that_swallows_cancelled_is_ended(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(_runner, "_GRACE", 0.3)
+
     @freerun.test(timeout=dt.timedelta(milliseconds=100))
     async def stubborn() -> None:
         while True:
@@ -187,6 +206,24 @@ def test_a_test_that_swallows_cancelled_is_ended() -> None:
 
     with pytest.raises(TimeoutError):
         stubborn()
+
+
+def test_a_ctrl_c_of_the_watchdog_that_comes_late_is_not_for_pytest() -> None:
+    class Thread:
+        joined = 0
+
+        def join(self) -> None:
+            self.joined += 1
+            if self.joined < 3:
+                raise KeyboardInterrupt
+
+    watchdog, thread = _runner._Watchdog(1, "late"), Thread()
+    watchdog.expired = True
+    watchdog._stop(thread)  # type: ignore[arg-type]
+    assert thread.joined == 3
+    watchdog, thread = _runner._Watchdog(1, "in time"), Thread()
+    with pytest.raises(KeyboardInterrupt):  # the user's
+        watchdog._stop(thread)  # type: ignore[arg-type]
 
 
 def test_a_test_that_ends_in_time_leaves_no_watchdog() -> None:

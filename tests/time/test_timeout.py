@@ -162,11 +162,11 @@ async def test_computing_before_the_first_wait_counts() -> None:
     import time
 
     async def computes() -> None:
-        time.sleep(0.1)
+        time.sleep(0.04)
         await freerun.yield_now()
 
     with pytest.raises(TimeoutError):
-        await timeout(0.05, computes())
+        await timeout(0.01, computes())
 
 
 @freerun.test(start_paused=True)

@@ -4,6 +4,12 @@
  * INVARIANTS B1 a queued task holds its owned-list reference (rt/state.h): the queue itself holds none.
  *            B2 `idle` counts threads that wait and are not promised to a push; a push takes one from it, or starts
  *               a thread, or relies on a busy thread that looks at the queue before it waits.
+ *            B3 what has FR_DUTY_MUST is never taken out of the queue but to be run: a file's writes.
+ *            B4 a thread is in rt->threads before the lock that let it be started is released: whoever has sealed the
+ *               pool and counts no threads will see none.
+ * SHUTDOWN   closed: what may be dropped is, threads leave when the queue is empty, and only calls with a duty come in
+ *            (cleanup may use files). Sealed: none does. A thread that comes back late still empties the queue.
+ * PROVED BY  tests/task/test_spawn_blocking.py, tests/task/test_blocking_shutdown.py
  */
 #include <errno.h>
 #include <limits.h>
@@ -105,7 +111,9 @@ static struct fr_task *next_task(struct fr_runtime *rt, uint32_t *drained)
             PyThreadState *state = PyEval_SaveThread();
             waited = wait_for_work(rt, *drained);
             PyEval_RestoreThread(state);
-            fr_drain(rt, drained);
+            if (fr_drain(rt, drained)) {
+                PyErr_WriteUnraisable(NULL);
+            }
         } while (waited == DRAIN);
         if (waited == LEAVE) {
             return NULL;
@@ -130,11 +138,11 @@ static void pool_main(struct fr_runtime *rt, void *Py_UNUSED(arg))
     uint32_t drained = atomic_load_explicit(&rt->drain_epoch, memory_order_relaxed); /* a hint, see fr_drain() */
     fr_thread.core = (CoreObject *)rt->core;                                         /* a blocking call may spawn */
     fr_thread.pool = rt;
-    fr_call_hook(rt->hooks.thread_start, NULL);
+    fr_call_hook(rt, rt->hooks.thread_start, NULL);
     while ((task = next_task(rt, &drained))) {
         pool_run_one(rt, task);
     }
-    fr_call_hook(rt->hooks.thread_stop, NULL);
+    fr_call_hook(rt, rt->hooks.thread_stop, NULL);
     fr_thread.core = NULL;
 }
 
@@ -182,7 +190,7 @@ int fr_pool_submit(struct fr_runtime *rt, struct fr_task *task)
 {
     struct fr_pool *pool = &rt->pool;
     fr_mutex_lock(&pool->lock);
-    if (pool->closed) {
+    if (pool->sealed || (pool->closed && task->duty == FR_DUTY_NONE)) {
         fr_mutex_unlock(&pool->lock);
         return -ESHUTDOWN;
     }
@@ -193,30 +201,58 @@ int fr_pool_submit(struct fr_runtime *rt, struct fr_task *task)
     uint32_t index = pool->threads;
     if (start) {
         pool->threads++;
+        atomic_fetch_add_explicit(&rt->threads, 1, memory_order_relaxed); /* [B4]; ordered by the lock */
     }
     fr_mutex_unlock(&pool->lock);
-    int err = 0;
-    if (start && (err = fr_thread_spawn(rt, "blocking", index, pool_main, NULL))) {
-        err = start_failed(pool, task, err);
-        if (err) {
-            atomic_fetch_sub_explicit(&rt->blocking_running, 1, memory_order_relaxed); /* it never ran */
-        }
-    } else if (!start) {
+    if (!start) {
         wake_one(pool);
+        return 0;
     }
+    int err = fr_thread_spawn(rt, "blocking", index, pool_main, NULL);
+    if (err && (err = start_failed(pool, task, err))) {
+        atomic_fetch_sub_explicit(&rt->blocking_running, 1, memory_order_relaxed); /* it never ran */
+    }
+    fr_threads_discount(rt); /* it has counted itself */
     return err;
+}
+
+/* Takes what may be dropped out of the queue [B3]; in order. */
+static struct fr_task *take_droppable_locked(struct fr_pool *pool)
+{
+    struct fr_task *task = pool->head, *dropped = NULL, **end = &dropped;
+    pool->head = pool->tail = NULL;
+    pool->queued = 0;
+    while (task) {
+        struct fr_task *next = task->next;
+        if (task->duty == FR_DUTY_MUST) {
+            push_locked(pool, task);
+        } else {
+            task->next = NULL;
+            *end = task;
+            end = &task->next;
+        }
+        task = next;
+    }
+    return dropped;
 }
 
 struct fr_task *fr_pool_close(struct fr_runtime *rt)
 {
     struct fr_pool *pool = &rt->pool;
     fr_mutex_lock(&pool->lock);
-    struct fr_task *queued = pool->head;
-    atomic_fetch_sub_explicit(&rt->blocking_running, pool->queued, memory_order_relaxed); /* ordered by the lock */
-    pool->head = pool->tail = NULL;
-    pool->queued = 0;
+    uint32_t before = pool->queued;
+    struct fr_task *dropped = take_droppable_locked(pool);
+    /* relaxed: ordered by the lock */
+    atomic_fetch_sub_explicit(&rt->blocking_running, before - pool->queued, memory_order_relaxed);
     pool->closed = true;
     fr_mutex_unlock(&pool->lock);
     fr_pool_nudge(pool);
-    return queued;
+    return dropped;
+}
+
+void fr_pool_seal(struct fr_runtime *rt)
+{
+    fr_mutex_lock(&rt->pool.lock);
+    rt->pool.sealed = true;
+    fr_mutex_unlock(&rt->pool.lock);
 }

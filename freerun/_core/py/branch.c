@@ -139,6 +139,8 @@ void fr_branch_task_init(struct fr_task *task, enum fr_task_kind kind, struct fr
     task->kind = kind;
     task->rt = rt;
     task->next = NULL;
+    task->owed = NULL;
+    task->member = NULL;
     task->scopes = (struct fr_scope *)Py_XNewRef((PyObject *)scopes);
     task->floor = scopes;
     task->started = task->yielded = task->shielded = false;
@@ -198,7 +200,7 @@ struct fr_branch *fr_branches_take_woken(struct fr_branch_set *set)
 
 void fr_branch_drop_scopes(struct fr_task *task)
 {
-    struct fr_line line = {task->scopes, task->floor};
+    struct fr_line line = {.scopes = task->scopes, .floor = task->floor};
     task->scopes = task->floor = NULL;
     fr_scopes_drop(&line);
 }

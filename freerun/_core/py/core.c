@@ -125,7 +125,20 @@ void fr_visit_end(struct fr_visit *visit)
 
 /* ---- small helpers ---- */
 
-void fr_call_hook(PyObject *hook, PyObject *arg)
+/* A signal handler that exits may have run inside of any Python code on the main thread: block_on raises it. */
+static void hook_failed(struct fr_runtime *rt, PyObject *hook)
+{
+    PyObject *raised = PyErr_GetRaisedException();
+    bool exits = fr_is_fatal(raised) && fr_fatal(rt, raised);
+    if (exits) {
+        Py_DECREF(raised);
+    } else {
+        PyErr_SetRaisedException(raised);
+        PyErr_WriteUnraisable(hook);
+    }
+}
+
+void fr_call_hook(struct fr_runtime *rt, PyObject *hook, PyObject *arg)
 {
     if (!hook) {
         return;
@@ -133,7 +146,7 @@ void fr_call_hook(PyObject *hook, PyObject *arg)
     PyObject *error = PyErr_GetRaisedException();
     PyObject *done = arg ? PyObject_CallOneArg(hook, arg) : PyObject_CallNoArgs(hook);
     if (!done) {
-        PyErr_WriteUnraisable(hook);
+        hook_failed(rt, hook);
     }
     Py_XDECREF(done);
     PyErr_SetRaisedException(error);
@@ -157,7 +170,7 @@ int fr_set_asyncgen_hooks(PyObject *first, PyObject *final)
 struct blocker {
     struct fr_node node;
     struct fr_task *task;
-    struct fr_event event; /* its fd is polled together with the signal pipe */
+    struct fr_event event; /* the task is over, or need not be waited for; its fd is polled with the signal pipe */
     pthread_t thread;
     uint32_t interrupts; /* under blockers_lock */
     bool doomed;         /* the same: something fatal was raised while it was here */
@@ -204,6 +217,12 @@ static void abort_blockers(struct fr_runtime *rt)
             fr_task_unref(tasks[i]);
         }
     } while (n == BATCH);
+}
+
+bool fr_is_fatal(PyObject *exception)
+{
+    return PyErr_GivenExceptionMatches(exception, PyExc_KeyboardInterrupt) ||
+           PyErr_GivenExceptionMatches(exception, PyExc_SystemExit);
 }
 
 bool fr_fatal(struct fr_runtime *rt, PyObject *exception)
@@ -260,8 +279,7 @@ static int wait_nudged(struct fr_runtime *rt, struct blocker *blocker)
         drain(rt->signal_pipe[0]);
     }
     PyEval_RestoreThread(state);
-    fr_drain(rt, &blocker->drained);
-    return PyErr_CheckSignals();
+    return fr_drain(rt, &blocker->drained) ? -1 : PyErr_CheckSignals();
 }
 
 int fr_core_take(CoreObject *core, struct fr_runtime *rt)
@@ -355,7 +373,7 @@ static int wait_once(CoreObject *core, struct fr_runtime *rt, struct blocker *bl
     return result;
 }
 
-/* Until the main task is complete. NULL, or the exception of a signal handler (a new reference). */
+/* Until the main task is complete, or a second interrupt. NULL, or the exception of a signal handler (a new reference). */
 static PyObject *wait_for_main(CoreObject *core, struct fr_runtime *rt, struct blocker *blocker)
 {
     PyObject *raised = NULL;
@@ -501,6 +519,9 @@ static PyObject *core_interrupt(PyObject *self, PyObject *Py_UNUSED(ignored))
         if (pthread_equal(blocker->thread, pthread_self())) {
             found = true;
             again = blocker->interrupts++ > 0;
+            if (again) { /* what we raise may be lost in a destructor; see also wait_for_main() */
+                fr_event_set(&blocker->event);
+            }
             if ((task = blocker->task)) {
                 fr_task_ref(task);
             }
@@ -522,7 +543,7 @@ static PyObject *core_interrupt(PyObject *self, PyObject *Py_UNUSED(ignored))
 /* ---- construction ---- */
 
 struct config {
-    int current_thread, pinned, lifo_slot, io, time, io_uring, start_paused;
+    int current_thread, pinned, lifo_slot, stand_in, io, time, io_uring, start_paused;
     unsigned int workers, max_blocking, event_interval, global_interval;
     Py_ssize_t stack_size;
     double keep_alive, slow_poll;
@@ -541,6 +562,7 @@ static int parse_config(PyObject *args, PyObject *kwargs, struct config *c)
                             "event_interval",
                             "global_queue_interval",
                             "lifo_slot",
+                            "stand_in",
                             "io",
                             "time",
                             "io_uring",
@@ -563,10 +585,10 @@ static int parse_config(PyObject *args, PyObject *kwargs, struct config *c)
                             NULL};
     struct fr_hooks *h = &c->hooks;
     if (!PyArg_ParseTupleAndKeywords(
-            args, kwargs, "$ppIIdnIIpppppOdOOOOOOOOOOOOO:Core", names, &c->current_thread, &c->pinned, &c->workers,
+            args, kwargs, "$ppIIdnIIppppppOdOOOOOOOOOOOOO:Core", names, &c->current_thread, &c->pinned, &c->workers,
             &c->max_blocking, &c->keep_alive, &c->stack_size, &c->event_interval, &c->global_interval, &c->lifo_slot,
-            &c->io, &c->time, &c->io_uring, &c->start_paused, &c->seed, &c->slow_poll, &h->thread_name, &h->unhandled,
-            &h->slow_poll, &h->futurelock, &h->agen_first, &h->agen_final, &h->drained, &h->thread_start,
+            &c->stand_in, &c->io, &c->time, &c->io_uring, &c->start_paused, &c->seed, &c->slow_poll, &h->thread_name,
+            &h->unhandled, &h->slow_poll, &h->futurelock, &h->agen_first, &h->agen_final, &h->drained, &h->thread_start,
             &h->thread_stop, &h->thread_park, &h->thread_unpark, &h->task_spawn, &h->task_terminate)) {
         return -1;
     }
@@ -627,7 +649,9 @@ static void set_fields(struct fr_runtime *rt, CoreObject *core, const struct con
     rt->pinned = c->current_thread && c->pinned;
     rt->pinned_to = PyThreadState_GetID(PyThreadState_Get());
     rt->nworkers = c->current_thread ? 1 : c->workers;
-    rt->solo = rt->nworkers == 1;
+    rt->stand_in = c->stand_in && !c->current_thread;
+    rt->solo = rt->nworkers == 1 && !rt->stand_in;
+    rt->nqueues = rt->nworkers + rt->stand_in;
     rt->lifo_slot = c->lifo_slot;
     rt->io = c->io;
     rt->time = c->time;
@@ -664,6 +688,8 @@ static void set_fields(struct fr_runtime *rt, CoreObject *core, const struct con
     atomic_store(&rt->watch_word, 0);
     atomic_store(&rt->watch_drives, false);
     atomic_store(&rt->done, 0);
+    atomic_store(&rt->stand_in_word, 0);
+    atomic_store(&rt->all_stuck, false);
     atomic_store(&rt->drain_epoch, 0);
     atomic_store(&rt->pool_rests, 0);
     atomic_store(&rt->has_signal_pipe, false);
@@ -696,7 +722,7 @@ static int init_driver(struct fr_runtime *rt, bool io_uring)
 /* 0 or -1 with an exception; fr_teardown() undoes a half-made one. */
 static int build(struct fr_runtime *rt, const struct config *c)
 {
-    rt->workers = zeroed(rt->nworkers, sizeof *rt->workers);
+    rt->workers = zeroed(rt->nqueues, sizeof *rt->workers);
     rt->shards = zeroed(rt->nshards, sizeof *rt->shards);
     if (!rt->workers || !rt->shards) {
         PyErr_NoMemory();
@@ -714,7 +740,7 @@ static int build(struct fr_runtime *rt, const struct config *c)
         return -1;
     }
     atomic_store(&rt->driver.frozen, c->start_paused != 0);
-    for (uint32_t i = 0; i < rt->nworkers; i++) {
+    for (uint32_t i = 0; i < rt->nqueues; i++) {
         if (fr_worker_init(&rt->workers[i], rt, i)) {
             return -1;
         }
@@ -857,7 +883,7 @@ static PyObject *core_spawn_blocking(PyObject *self, PyObject *const *args, Py_s
     if (fr_task_need_one(nargs, "spawn_blocking", "fn") || !fr_visit_core((CoreObject *)self, &visit)) {
         return NULL;
     }
-    PyObject *handle = fr_task_spawn_blocking(visit.rt, args[0], args + 1, nargs - 1, kwnames);
+    PyObject *handle = fr_task_spawn_blocking(visit.rt, args[0], args + 1, nargs - 1, kwnames, FR_DUTY_NONE);
     fr_visit_end(&visit);
     return handle;
 }
@@ -960,6 +986,12 @@ static PyObject *core_is_shut_down(PyObject *self, PyObject *Py_UNUSED(ignored))
     return PyBool_FromLong(!rt || atomic_load(&rt->phase) != FR_PHASE_RUNNING);
 }
 
+static PyObject *core_threads_left(PyObject *self, PyObject *Py_UNUSED(ignored))
+{
+    struct fr_runtime *rt = atomic_load(&((CoreObject *)self)->rt); /* NULL: torn down, which takes that none is left */
+    return PyLong_FromUnsignedLong(rt ? atomic_load(&rt->threads) : 0);
+}
+
 static PyObject *worker_metrics(struct fr_worker *w)
 {
     /* relaxed, all: monotonic counters for people */
@@ -986,6 +1018,12 @@ static PyObject *all_worker_metrics(struct fr_runtime *rt)
     return list;
 }
 
+static unsigned long long stand_in_polls(struct fr_runtime *rt)
+{
+    /* relaxed: a monotonic counter for people */
+    return rt->stand_in ? (atomic_load_explicit(&rt->workers[rt->nworkers].polls, memory_order_relaxed) + 1) / 2 : 0;
+}
+
 static PyObject *build_metrics(struct fr_runtime *rt)
 {
     unsigned long long spawned = 0;
@@ -999,13 +1037,14 @@ static PyObject *build_metrics(struct fr_runtime *rt)
     uint32_t threads = pool->threads, idle = pool->idle, queued = pool->queued;
     fr_mutex_unlock(&pool->lock);
     PyObject *workers = all_worker_metrics(rt);
-    return workers ? Py_BuildValue("{s:s,s:I,s:K,s:K,s:K,s:I,s:I,s:I,s:K,s:N}", "driver",
+    return workers ? Py_BuildValue("{s:s,s:I,s:K,s:K,s:K,s:I,s:I,s:I,s:K,s:K,s:N}", "driver",
                                    rt->driver.poller.ring ? "io_uring" : "epoll", "num_workers", rt->nworkers,
                                    "alive_tasks", (unsigned long long)fr_owned_count(rt), "spawned_tasks", spawned,
                                    "global_queue_depth", (unsigned long long)fr_inject_len(&rt->inject),
                                    "num_blocking_threads", threads, "num_idle_blocking_threads", idle,
                                    "blocking_queue_depth", queued, "io_registered",
-                                   (unsigned long long)rt->driver.slab->registered, "workers", workers)
+                                   (unsigned long long)rt->driver.slab->registered, "stand_in_polls",
+                                   stand_in_polls(rt), "workers", workers)
                    : NULL;
 }
 
@@ -1036,7 +1075,7 @@ static void dump_one(struct fr_task *task, void *arg)
     }
     PyObject *description = fr_task_describe(dump->mod, task);
     /* Its frames may be read only while nobody runs it [T1]. */
-    bool locked = task->kind != FR_TASK_BLOCKING && fr_state_try_lock_idle(&task->state);
+    bool locked = !fr_task_is_call(task) && fr_state_try_lock_idle(&task->state);
     PyObject *coro = locked && task->kind == FR_TASK_CORO ? task->coro : Py_None;
     PyObject *done = description ? PyObject_CallFunctionObjArgs(dump->visit, description, coro, NULL) : NULL;
     dump->failed = !done;
@@ -1232,6 +1271,7 @@ static PyMethodDef core_methods[] = {
     {"shutdown", core_shutdown, METH_O, "shutdown($self, timeout, /)\n--\n\n"},
     {"shutdown_background", core_shutdown_background, METH_NOARGS, "shutdown_background($self)\n--\n\n"},
     {"is_shut_down", core_is_shut_down, METH_NOARGS, "is_shut_down($self)\n--\n\n"},
+    {"threads_left", core_threads_left, METH_NOARGS, "threads_left($self)\n--\n\n"},
     {"metrics", core_metrics, METH_NOARGS, "metrics($self)\n--\n\n"},
     {"dump", core_dump, METH_O, "dump($self, visit, /)\n--\n\n"},
     {"signal_fd", core_signal_fd, METH_NOARGS, "signal_fd($self)\n--\n\n"},
@@ -1301,6 +1341,8 @@ PyObject *fr_core_after_fork(PyObject *module, PyObject *Py_UNUSED(ignored))
     free_runtimes = NULL;
     fr_claims_after_fork();
     fr_signals_after_fork();
+    fr_isolated_after_fork();
+    fr_threads_after_fork_in_child();
     fr_sites_after_fork(PyModule_GetState(module));
     if (fr_thread.worker && !fr_thread.task) { /* a fork inside a task lets that task go on to its end */
         fr_thread.worker = NULL;

@@ -281,7 +281,9 @@ static void ended(struct fr_group *group, struct fr_branch *branch, PySendResult
 static PySendResult throw_cancelled(struct fr_module *mod, struct fr_task *task, PyObject **result)
 {
     task->yielded = false;
-    return fr_throw_into(mod, task->coro, PyObject_CallNoArgs(mod->exc_cancelled), result);
+    PySendResult sent = fr_throw_into(mod, task->coro, PyObject_CallNoArgs(mod->exc_cancelled), result);
+    fr_thread.thrown = NULL;
+    return sent;
 }
 
 /* From outside the branch: what it is due itself is served by it, too. */
@@ -294,6 +296,7 @@ static PySendResult cancel(struct fr_module *mod, struct fr_branch *branch, PyOb
         PyErr_SetNone(mod->exc_cancelled);
         return PYGEN_ERROR;
     }
+    fr_thread.thrown = FR_BY_LINE(branch);
     fr_scopes_overtake(&branch->task);
     return throw_cancelled(mod, &branch->task, result);
 }
@@ -303,7 +306,7 @@ static PySendResult step_branch(struct fr_module *mod, struct fr_branch *branch,
     struct fr_task *task = &branch->task;
     fr_thread.wait = FR_WAIT_NONE;
     if (__builtin_expect(!task->shielded, 1)) {
-        if (__builtin_expect(branch->cancelling, 0)) {
+        if (__builtin_expect(branch->cancelling, 0) && !fr_scopes_shield(task)) {
             return cancel(mod, branch, result);
         }
         if (fr_scopes_take_due(task)) {
@@ -325,7 +328,8 @@ static void suspend(struct fr_group *group, struct fr_branch *branch)
         } else {
             push(&group->later, branch);
         }
-    } else if (fr_state_end_poll(state) || (branch->cancelling && fr_state_wake(state))) {
+    } else if (fr_state_end_poll(state) ||
+               (branch->cancelling && !fr_scopes_shield(&branch->task) && fr_state_wake(state))) {
         requeue(group, branch);
     }
 }
@@ -364,6 +368,9 @@ static void poll_all(struct fr_group *group)
             return;
         }
         poll(group, branch);
+        if (__builtin_expect(fr_forked(group->set->owner->rt), 0)) {
+            return; /* in the child the branch went on to its next await, and no other branch goes on at all */
+        }
         collect(group);
     }
 }

@@ -3,6 +3,7 @@
 
 #include <string.h>
 
+#include "isolated.h"
 #include "runtime.h"
 
 #ifndef FREERUN_VERSION
@@ -227,6 +228,12 @@ static PyMethodDef functions[] = {
      "spawn_blocking(fn, /, *args, **kwargs)\n--\n\n"
      "Run an ordinary function on the blocking pool, with the caller's context variables; returns its JoinHandle.\n\n"
      "abort() works until the call has started. Tokio: tokio::task::spawn_blocking."},
+    {"spawn_file_call", FAST(fr_task_spawn_file_call), METH_FASTCALL,
+     "spawn_file_call(must, fn, /, *args)\n--\n\n"
+     "For freerun.fs: as spawn_blocking(), also while a shutdown cancels the tasks. `must`: it is run in any case."},
+    {"file_request", fr_file_request, METH_VARARGS,
+     "file_request(must, kind, fd, data, offset, flags, mode, name, wrap, done, /)\n--\n\n"
+     "For freerun.fs: the JoinHandle of a request to io_uring, or None where the runtime has none."},
     {"block_in_place", FAST(fr_block_in_place), METH_FASTCALL | METH_KEYWORDS,
      "block_in_place(fn, /, *args, **kwargs)\n--\n\n"
      "Call a blocking function right here, after handing this worker's queue to another thread.\n\n"
@@ -269,6 +276,12 @@ static PyMethodDef functions[] = {
     {"refuse_on_worker", fr_leaf_refuse_on_worker, METH_VARARGS,
      "refuse_on_worker(function, instead, /)\n--\n\nRuntimeError if this thread polls tasks: `function` would block "
      "it; await `instead`."},
+    {"isolated_pipe", fr_isolated_pipe, METH_O,
+     "isolated_pipe(capacity, /)\n--\n\nA (sender, receiver) pair of PipeEnds."},
+    {"drain_lent", fr_isolated_drain, METH_NOARGS,
+     "drain_lent()\n--\n\nRelease the buffers that other interpreters are done with."},
+    {"forget_interpreters", fr_isolated_forget, METH_NOARGS,
+     "forget_interpreters()\n--\n\nAt exit only: CPython shall not take down the others, in which threads are stuck."},
     {"io_uring_errno", fr_core_io_uring_errno, METH_NOARGS,
      "io_uring_errno()\n--\n\nWhy the system refuses io_uring, as an errno; 0: it does not."},
     {"signal_notify", fr_signals_notify_py, METH_O,
@@ -277,6 +290,9 @@ static PyMethodDef functions[] = {
      "signals_rearm(number, /)\n--\n\nInstall the engine's handler again, if that signal has listeners."},
     {"signals_restore", fr_signals_restore_py, METH_NOARGS,
      "signals_restore()\n--\n\nAt the main interpreter's exit: put back every handler that was replaced."},
+    {"before_fork", fr_threads_before_fork, METH_NOARGS, "before_fork()\n--\n\nFor os.register_at_fork()."},
+    {"after_fork_in_parent", fr_threads_after_fork_in_parent, METH_NOARGS,
+     "after_fork_in_parent()\n--\n\nFor os.register_at_fork()."},
     {"after_fork_in_child", fr_core_after_fork, METH_NOARGS, "after_fork_in_child()\n--\n\nFor os.register_at_fork()."},
     {NULL, NULL, 0, NULL},
 };
@@ -320,6 +336,15 @@ static int import_drain(struct fr_module *mod)
     return mod->drain ? 0 : -1;
 }
 
+static int (*const add_types[])(struct fr_module *mod) = {
+    fr_task_add_types,   fr_leaf_add_types,         fr_timer_add_types,    fr_timeout_add_types,
+    fr_scope_add_types,  fr_io_add_types,           fr_oneshot_add_types,  fr_semaphore_add_types,
+    fr_mutex_add_types,  fr_mpsc_add_types,         fr_notify_add_types,   fr_listeners_add_types,
+    fr_rwlock_add_types, fr_countdown_add_types,    fr_group_add_types,    fr_unconstrained_add_types,
+    fr_strand_add_types, fr_signal_add_types,       fr_parcel_add_types,   fr_pipe_add_types,
+    fr_job_add_types,    fr_cancel_scope_add_types, fr_join_set_add_types, fr_core_add_types,
+};
+
 static int module_exec(PyObject *module)
 {
     struct fr_module *mod = PyModule_GetState(module);
@@ -327,16 +352,15 @@ static int module_exec(PyObject *module)
     mod->module = module;
     mod->str_throw = PyUnicode_InternFromString("throw");
     mod->str_close = PyUnicode_InternFromString("close");
-    if (!mod->str_throw || !mod->str_close || import_errors(mod) || import_drain(mod) || import_pending(mod) ||
-        fr_task_add_types(mod) || fr_leaf_add_types(mod) || fr_timer_add_types(mod) || fr_timeout_add_types(mod) ||
-        fr_scope_add_types(mod) || fr_io_add_types(mod) || fr_oneshot_add_types(mod) || fr_semaphore_add_types(mod) ||
-        fr_mutex_add_types(mod) || fr_mpsc_add_types(mod) || fr_notify_add_types(mod) || fr_listeners_add_types(mod) ||
-        fr_rwlock_add_types(mod) || fr_countdown_add_types(mod) || fr_signal_add_types(mod) ||
-        fr_group_add_types(mod) || fr_unconstrained_add_types(mod) || fr_strand_add_types(mod) ||
-        fr_core_add_types(mod) || PyModule_AddStringConstant(module, "__version__", FREERUN_VERSION)) {
+    if (!mod->str_throw || !mod->str_close || import_errors(mod) || import_drain(mod) || import_pending(mod)) {
         return -1;
     }
-    return 0;
+    for (size_t i = 0; i < sizeof add_types / sizeof *add_types; i++) {
+        if (add_types[i](mod)) {
+            return -1;
+        }
+    }
+    return PyModule_AddStringConstant(module, "__version__", FREERUN_VERSION);
 }
 
 static int module_traverse(PyObject *module, visitproc visit, void *arg)
@@ -354,6 +378,7 @@ static int module_traverse(PyObject *module, visitproc visit, void *arg)
                        (PyObject *)mod->scope_type,
                        (PyObject *)mod->io_type,
                        (PyObject *)mod->io_op_type,
+                       (PyObject *)mod->file_op_type,
                        (PyObject *)mod->oneshot_sender_type,
                        (PyObject *)mod->oneshot_receiver_type,
                        (PyObject *)mod->recv_type,
@@ -370,11 +395,21 @@ static int module_traverse(PyObject *module, visitproc visit, void *arg)
                        (PyObject *)mod->rwlock_type,
                        (PyObject *)mod->read_guard_type,
                        (PyObject *)mod->write_guard_type,
+                       (PyObject *)mod->block_type,
+                       (PyObject *)mod->parcel_type,
+                       (PyObject *)mod->box_wait_type,
+                       (PyObject *)mod->pipe_end_type,
+                       (PyObject *)mod->job_queue_type,
+                       (PyObject *)mod->job_type,
+                       (PyObject *)mod->worker_job_type,
                        (PyObject *)mod->notify_type,
                        (PyObject *)mod->notified_type,
                        (PyObject *)mod->group_type,
                        (PyObject *)mod->strand_type,
                        (PyObject *)mod->unconstrained_type,
+                       (PyObject *)mod->cancel_scope_type,
+                       (PyObject *)mod->task_set_type,
+                       (PyObject *)mod->set_wait_type,
                        mod->exc_cancelled,
                        mod->exc_join,
                        mod->exc_shutdown,
@@ -414,6 +449,7 @@ static int module_clear(PyObject *module)
     Py_CLEAR(mod->scope_type);
     Py_CLEAR(mod->io_type);
     Py_CLEAR(mod->io_op_type);
+    Py_CLEAR(mod->file_op_type);
     Py_CLEAR(mod->oneshot_sender_type);
     Py_CLEAR(mod->oneshot_receiver_type);
     Py_CLEAR(mod->recv_type);
@@ -430,11 +466,21 @@ static int module_clear(PyObject *module)
     Py_CLEAR(mod->rwlock_type);
     Py_CLEAR(mod->read_guard_type);
     Py_CLEAR(mod->write_guard_type);
+    Py_CLEAR(mod->block_type);
+    Py_CLEAR(mod->parcel_type);
+    Py_CLEAR(mod->box_wait_type);
+    Py_CLEAR(mod->pipe_end_type);
+    Py_CLEAR(mod->job_queue_type);
+    Py_CLEAR(mod->job_type);
+    Py_CLEAR(mod->worker_job_type);
     Py_CLEAR(mod->notify_type);
     Py_CLEAR(mod->notified_type);
     Py_CLEAR(mod->group_type);
     Py_CLEAR(mod->strand_type);
     Py_CLEAR(mod->unconstrained_type);
+    Py_CLEAR(mod->cancel_scope_type);
+    Py_CLEAR(mod->task_set_type);
+    Py_CLEAR(mod->set_wait_type);
     Py_CLEAR(mod->exc_cancelled);
     Py_CLEAR(mod->exc_join);
     Py_CLEAR(mod->exc_shutdown);
@@ -452,6 +498,8 @@ static int module_clear(PyObject *module)
     Py_CLEAR(mod->str_throw);
     Py_CLEAR(mod->str_close);
     fr_sites_free(mod);
+    fr_lender_end(mod->lender);
+    mod->lender = NULL;
     return 0;
 }
 

@@ -36,6 +36,8 @@ enum fr_free_kind {
     FR_FREE_WRITE_GUARD,
     FR_FREE_NOTIFIED,
     FR_FREE_GROUP,
+    FR_FREE_CANCEL_SCOPE,
+    FR_FREE_SET_WAIT,
     FR_FREE_KINDS
 };
 
@@ -56,6 +58,7 @@ enum fr_mpsc_type {
 };
 
 struct fr_site;
+struct fr_lender;
 
 /* Where spawn() was called: interned, never freed before the module, so that a task holds a plain pointer. */
 struct fr_site_table {
@@ -79,6 +82,7 @@ struct fr_module {
     PyTypeObject *scope_type;
     PyTypeObject *io_type;
     PyTypeObject *io_op_type;
+    PyTypeObject *file_op_type;
     PyTypeObject *oneshot_sender_type;
     PyTypeObject *oneshot_receiver_type;
     PyTypeObject *recv_type;
@@ -90,6 +94,9 @@ struct fr_module {
     PyTypeObject *guard_type;
     PyTypeObject *notify_type;
     PyTypeObject *notified_type;
+    PyTypeObject *cancel_scope_type;
+    PyTypeObject *task_set_type;
+    PyTypeObject *set_wait_type;
     PyTypeObject *mpsc_types[FR_MPSC_TYPES];
     PyTypeObject *listeners_type;
     PyTypeObject *listen_type;
@@ -101,6 +108,13 @@ struct fr_module {
     PyTypeObject *group_type;
     PyTypeObject *strand_type;
     PyTypeObject *unconstrained_type;
+    PyTypeObject *block_type;
+    PyTypeObject *parcel_type;
+    PyTypeObject *box_wait_type;
+    PyTypeObject *pipe_end_type;
+    PyTypeObject *job_queue_type;
+    PyTypeObject *job_type;
+    PyTypeObject *worker_job_type;
     PyObject *yield_now;      /* the singleton; immortal on free-threaded builds */
     PyObject *consume_budget; /* the same */
     PyObject *ready;          /* the same */
@@ -119,6 +133,7 @@ struct fr_module {
     PyObject *str_throw;
     PyObject *str_close;
     struct fr_site_table sites;
+    struct fr_lender *lender; /* isolated.h */
 };
 
 extern struct PyModuleDef fr_module_def;
@@ -140,6 +155,7 @@ int fr_timer_add_types(struct fr_module *mod);
 int fr_timeout_add_types(struct fr_module *mod);
 int fr_scope_add_types(struct fr_module *mod);
 int fr_io_add_types(struct fr_module *mod);
+int fr_file_add_types(struct fr_module *mod);
 int fr_oneshot_add_types(struct fr_module *mod);
 int fr_semaphore_add_types(struct fr_module *mod);
 int fr_mutex_add_types(struct fr_module *mod);
@@ -152,6 +168,11 @@ int fr_notify_add_types(struct fr_module *mod);
 int fr_group_add_types(struct fr_module *mod);
 int fr_strand_add_types(struct fr_module *mod);
 int fr_unconstrained_add_types(struct fr_module *mod);
+int fr_parcel_add_types(struct fr_module *mod);
+int fr_pipe_add_types(struct fr_module *mod);
+int fr_job_add_types(struct fr_module *mod);
+int fr_cancel_scope_add_types(struct fr_module *mod);
+int fr_join_set_add_types(struct fr_module *mod);
 
 /* Module functions, each in the file of its subject. */
 PyObject *fr_leaf_yield_now(PyObject *module, PyObject *ignored);
@@ -162,6 +183,8 @@ PyObject *fr_leaf_refuse_on_worker(PyObject *module, PyObject *args);
 PyObject *fr_leaf_current_waker(PyObject *module, PyObject *ignored);
 PyObject *fr_task_spawn_here(PyObject *module, PyObject *const *args, Py_ssize_t nargs, PyObject *kwnames);
 PyObject *fr_task_spawn_blocking_here(PyObject *module, PyObject *const *args, Py_ssize_t nargs, PyObject *kwnames);
+PyObject *fr_task_spawn_file_call(PyObject *module, PyObject *const *args, Py_ssize_t nargs);
+PyObject *fr_file_request(PyObject *module, PyObject *args);
 PyObject *fr_task_current(PyObject *module, PyObject *ignored);
 PyObject *fr_block_in_place(PyObject *module, PyObject *const *args, Py_ssize_t nargs, PyObject *kwnames);
 PyObject *fr_timer_sleep(PyObject *module, PyObject *seconds);
@@ -175,6 +198,10 @@ PyObject *fr_unconstrained(PyObject *module, PyObject *const *args, Py_ssize_t n
 PyObject *fr_oneshot_channel(PyObject *module, PyObject *ignored);
 PyObject *fr_mpsc_channel(PyObject *module, PyObject *capacity);
 PyObject *fr_mpsc_unbounded_channel(PyObject *module, PyObject *ignored);
+PyObject *fr_isolated_pipe(PyObject *module, PyObject *capacity);
+PyObject *fr_isolated_forget(PyObject *module, PyObject *ignored);
+PyObject *fr_isolated_drain(PyObject *module, PyObject *ignored);
+void fr_isolated_after_fork(void);
 PyObject *fr_core_current(PyObject *module, PyObject *ignored);
 PyObject *fr_core_try_current(PyObject *module, PyObject *ignored);
 PyObject *fr_core_io_uring_errno(PyObject *module, PyObject *ignored);
@@ -182,6 +209,8 @@ PyObject *fr_core_after_fork(PyObject *module, PyObject *ignored);
 PyObject *fr_signals_notify_py(PyObject *module, PyObject *number);
 PyObject *fr_signals_rearm_py(PyObject *module, PyObject *number);
 PyObject *fr_signals_restore_py(PyObject *module, PyObject *ignored);
+PyObject *fr_threads_before_fork(PyObject *module, PyObject *ignored);
+PyObject *fr_threads_after_fork_in_parent(PyObject *module, PyObject *ignored);
 
 /* Creates a heap type from `spec`; `name` NULL: not exported. */
 int fr_module_add_type(struct fr_module *mod, PyTypeObject **slot, PyType_Spec *spec, const char *name);

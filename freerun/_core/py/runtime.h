@@ -98,7 +98,7 @@ struct fr_pool {
     struct fr_mutex lock;
     struct fr_task *head, *tail;
     uint32_t queued, threads, idle, limit;
-    bool closed;
+    bool closed, sealed;
     _Atomic uint32_t signal; /* futex: bumped at each push */
     uint64_t keep_alive_ns;
 };
@@ -124,10 +124,12 @@ struct fr_runtime {
     bool current_thread;
     bool pinned;        /* current-thread: only the thread with this number polls its tasks, see LocalRuntime */
     uint64_t pinned_to; /* PyThreadState_GetID() */
-    bool solo;          /* one worker: nobody steals */
+    bool solo;          /* one worker and no stand-in: nobody steals */
+    bool stand_in;      /* there may be one, see stand_in.c */
     bool lifo_slot;
     bool io, time;
     uint32_t nworkers;
+    uint32_t nqueues; /* entries of `workers`: one more with a stand-in, whose core is the last */
     uint32_t event_interval;
     uint32_t global_interval;
     size_t stack_size;
@@ -172,6 +174,8 @@ struct fr_runtime {
     _Atomic uint64_t pool_rests;    /* how often a pool thread ran out of calls */
     _Atomic uint32_t watch_release; /* a worker wants the driver back */
     _Atomic uint32_t done;          /* futex: bumped when a shard runs empty during shutdown */
+    _Atomic uint32_t stand_in_word; /* futex: see stand_in.c */
+    _Atomic bool all_stuck;         /* the watch writes: every worker has been in one poll for long */
 
     /* Paused clock (current-thread). Under driver.timer_lock where it meets timers. */
     _Atomic bool paused;
@@ -207,6 +211,8 @@ void fr_driver_wake_task(void *rt, void *task);
 bool fr_forked(struct fr_runtime *rt); /* this is the child of a fork; a worker thread ends the process */
 int fr_worker_init(struct fr_worker *worker, struct fr_runtime *rt, uint32_t index);
 void fr_worker_clear(struct fr_worker *worker);
+/* A turn of the driver, which the caller owns. */
+int fr_turn(struct fr_runtime *rt, int64_t timeout_ns);
 /* Runs the calling thread's worker core until `until` is set (NULL: until STOPPED) or the core is given away.
  * Attached. 0, or -1 with an exception (current-thread: a signal handler raised). */
 int fr_worker_run(struct fr_worker *worker, struct fr_event *until);
@@ -214,10 +220,37 @@ int fr_worker_start(struct fr_worker *worker);
 int fr_give_core_away(struct fr_worker *worker);
 uint64_t fr_now_ns(struct fr_runtime *rt);
 void *fr_next_queued(struct fr_worker *worker);
+/* Runs a task and what it puts into the LIFO slot. False: the core was given away, or this is the child of a fork. */
+bool fr_worker_run_task(struct fr_worker *worker, struct fr_task *task, uint64_t now);
+/* For a thread without a share in the idle word: its own, the injector's, or another core's. NULL: nothing. */
+void *fr_worker_find(struct fr_worker *worker);
+/* All that is queued here goes to the injector, for whoever comes first. */
+void fr_worker_hand_back(struct fr_worker *worker);
+/* The runtime stopped: what is queued ends here, closed. */
+void fr_worker_close_queued(struct fr_worker *worker);
+bool fr_work_anywhere(struct fr_runtime *rt);
+/* Around the main function of a thread that polls tasks. */
+void fr_worker_enter(struct fr_worker *worker);
+void fr_worker_leave(struct fr_runtime *rt);
+static inline bool fr_stopped(struct fr_runtime *rt)
+{
+    /* acquire: pairs with fr_shutdown() moving the phase */
+    return atomic_load_explicit(&rt->phase, memory_order_acquire) == FR_PHASE_STOPPED;
+}
 uint32_t fr_random(struct fr_worker *worker); /* the worker's own thread */
 
-/* If the watch asked for it since `*seen`: frees what other threads have dropped of ours. Attached; runs destructors. */
-void fr_drain(struct fr_runtime *rt, uint32_t *seen);
+/* ---- stand_in.c ---- */
+/* The watch's: every worker is stuck; somebody has to poll what is queued. Starts the thread if there is none. */
+void fr_stand_in_call(struct fr_runtime *rt);
+/* Anybody's: wakes the thread if it sleeps. */
+void fr_stand_in_wake(struct fr_runtime *rt);
+bool fr_stand_in_is_awake(struct fr_runtime *rt);
+/* The thread's main function: `core` is its struct fr_worker. */
+void fr_stand_in_main(struct fr_runtime *rt, void *core);
+
+/* If the watch asked for it since `*seen`: frees what other threads have dropped of ours. Attached; runs destructors, and
+ * on the main thread signal handlers: 0, or -1 with what one of these raised. */
+int fr_drain(struct fr_runtime *rt, uint32_t *seen);
 
 /* ---- oneshot.c ---- */
 void fr_oneshot_free_channels(struct fr_worker *worker);
@@ -239,14 +272,18 @@ static inline void fr_watch_nudge(struct fr_runtime *rt)
 void fr_pool_nudge(struct fr_pool *pool); /* every idle thread looks again */
 int fr_pool_submit(struct fr_runtime *rt, struct fr_task *task);
 void fr_pool_init(struct fr_pool *pool, uint32_t limit, uint64_t keep_alive_ns);
-/* Takes every queued task away (to be cancelled) and closes the pool. */
+/* Takes every queued task away that may be dropped (to be cancelled) and closes the pool. */
 struct fr_task *fr_pool_close(struct fr_runtime *rt);
-PyObject *fr_pool_running(struct fr_runtime *rt);
+/* Nothing comes in any more. */
+void fr_pool_seal(struct fr_runtime *rt);
 
 /* ---- threads.c ---- */
 typedef void (*fr_thread_main)(struct fr_runtime *rt, void *arg);
 /* Starts a native thread, signals blocked, with a thread state of its own; `main` runs attached. 0 or -errno. */
+void fr_threads_after_fork_in_child(void);
 int fr_thread_spawn(struct fr_runtime *rt, const char *kind, uint32_t index, fr_thread_main main, void *arg);
+/* One thread less is counted in rt->threads. Any thread, detached too. */
+void fr_threads_discount(struct fr_runtime *rt);
 /* Joins the threads that have ended; the others go on. Attached. */
 void fr_threads_reap(struct fr_runtime *rt);
 /* Waits (detached inside) until no thread is left or the deadline has passed; true if none is left. */
@@ -277,8 +314,10 @@ void fr_visit_end(struct fr_visit *visit);
 bool fr_foreign_begin(struct fr_runtime *rt);
 void fr_foreign_end(struct fr_runtime *rt, bool foreign);
 int fr_set_asyncgen_hooks(PyObject *first, PyObject *final);
-void fr_call_hook(PyObject *hook, PyObject *arg);
-/* KeyboardInterrupt and SystemExit: every block_on ends with it. False: there is none to end. */
+/* What it raises is reported as unraisable; if fr_is_fatal(), to block_on. `hook` and `arg` may be NULL. */
+void fr_call_hook(struct fr_runtime *rt, PyObject *hook, PyObject *arg);
+bool fr_is_fatal(PyObject *exception); /* KeyboardInterrupt and SystemExit */
+/* Every block_on ends with it. False: there is none to end. */
 bool fr_fatal(struct fr_runtime *rt, PyObject *exception);
 int fr_core_take(CoreObject *core, struct fr_runtime *rt); /* current-thread: true if this thread runs the core now */
 void fr_core_give(struct fr_runtime *rt);

@@ -1,7 +1,9 @@
-/* scope: `async with timeout(s)`, and what other scopes will be made of. See scope.h for who may do what. */
+/* scope: `async with timeout(s)`, and what other scopes are made of: cancel_scope.c. See scope.h for who may do what. */
 #include "scope.h"
 
 #include "leaf.h"
+
+uint64_t fr_by_abort; /* its address is what counts */
 
 /* ---- stacks ---- */
 
@@ -12,32 +14,130 @@ static bool is_active(struct fr_scope *scope)
 }
 
 /* Marks what is inside of `outer`, down from the innermost [C3]. */
-static void overtake(struct fr_scope *innermost, struct fr_scope *outer)
+static void overtake(struct fr_scope *innermost, struct fr_scope *outer, void *by)
 {
     for (struct fr_scope *scope = innermost; scope != outer; scope = scope->parent) {
-        scope->overtaken = true;
+        scope->overtaken = by;
     }
+}
+
+/* The innermost shield of those inside of `outer`, NULL if there is none. */
+static struct fr_scope *shield_within(struct fr_task *task, struct fr_scope *outer)
+{
+    for (struct fr_scope *scope = task->scopes; scope != outer; scope = scope->parent) {
+        if (scope->shield && is_active(scope)) {
+            return scope;
+        }
+    }
+    return NULL;
+}
+
+bool fr_scopes_shield_slow(struct fr_task *task)
+{
+    struct fr_scope *shield = shield_within(task, task->floor);
+    if (shield) {
+        shield->held = true;
+    }
+    return shield != NULL;
+}
+
+/* `by`, if that is a scope that the task is in still. It may be long gone: it is only compared. */
+static struct fr_scope *find(struct fr_scope *innermost, struct fr_scope *end, void *by)
+{
+    struct fr_scope *scope = innermost;
+    while (scope != end && (void *)scope != by) {
+        scope = scope->parent;
+    }
+    return scope == end ? NULL : scope;
+}
+
+static bool is_scope(void *by)
+{
+    return by && by != FR_BY_ABORT && !((uintptr_t)by & 1);
+}
+
+/* As far as one can tell: of two that are no scopes of this task, the first. */
+static bool is_outside(struct fr_task *task, void *by, void *of)
+{
+    if (of == FR_BY_ABORT || !is_scope(of)) {
+        return is_scope(by) ? false : of != FR_BY_ABORT;
+    }
+    struct fr_scope *inner = find(task->scopes, NULL, of);
+    return !is_scope(by) || (inner && find(inner->parent, NULL, by));
+}
+
+void fr_scopes_owe(struct fr_task *task, void *by)
+{
+    if (!task->owed || !is_outside(task, task->owed, by)) {
+        task->owed = by;
+    }
+}
+
+/* Whether the line being stepped can pay what it owes. *outer: the scope of its own that wants it, else all are inside. */
+static bool take_owed(struct fr_task *task, struct fr_scope **outer)
+{
+    void *by = task->owed;
+    if (is_scope(by) && !find(task->scopes, NULL, by)) {
+        task->owed = NULL; /* that was left meanwhile */
+        return false;
+    }
+    struct fr_scope *own = find(task->scopes, task->floor, by);
+    *outer = own ? own : task->floor;
+    struct fr_scope *shield = shield_within(task, *outer);
+    if (shield) {
+        shield->held = true;
+        return false;
+    }
+    task->owed = NULL;
+    return true;
+}
+
+/* The outermost of those due that no shield keeps off, NULL if there is none. */
+static struct fr_scope *take_scopes(struct fr_task *task)
+{
+    struct fr_scope *shield = NULL, *outermost = NULL;
+    for (struct fr_scope *scope = task->scopes; scope != task->floor; scope = scope->parent) {
+        if (!is_active(scope)) {
+            continue;
+        }
+        if (!scope->delivered && fr_scope_is_due(scope)) {
+            if (shield) {
+                shield->held = true;
+                break;
+            }
+            scope->delivered = true;
+            outermost = scope;
+        }
+        if (scope->shield && !shield) {
+            shield = scope;
+        }
+    }
+    return outermost;
 }
 
 bool fr_scopes_take(struct fr_task *task)
 {
-    struct fr_scope *outermost = NULL;
-    for (struct fr_scope *scope = task->scopes; scope != task->floor; scope = scope->parent) {
-        if (!scope->delivered && is_active(scope) && fr_scope_is_due(scope)) {
-            scope->delivered = true;
-            outermost = scope;
-        }
+    struct fr_scope *outer = take_scopes(task);
+    void *by = outer;
+    if (outer && task->owed) {
+        fr_task_wake(task); /* the debt comes next */
+    } else if (task->owed) {
+        void *owed = task->owed;
+        by = take_owed(task, &outer) ? owed : NULL;
     }
-    if (outermost) {
-        overtake(task->scopes, outermost);
+    if (by) {
+        overtake(task->scopes, outer, by);
+        fr_thread.thrown = by;
     }
-    return outermost != NULL;
+    return by != NULL;
 }
 
 void fr_scopes_overtake(struct fr_task *task)
 {
+    void *by = fr_thread.thrown;
     fr_scopes_take_due(task); /* [C2] */
-    overtake(task->scopes, task->floor);
+    overtake(task->scopes, task->floor, by ? by : FR_BY_LINE(task->floor));
+    fr_thread.thrown = by;
 }
 
 /* Takes out what *link points to. Its own reference to its parent, and the stack's to it, change hands. */
@@ -104,6 +204,11 @@ static void activate(struct fr_scope *scope, struct fr_task *task)
     arm(scope, task, now);
 }
 
+static const char *noun(struct fr_scope *scope)
+{
+    return scope->plain ? "CancelScope" : "timeout";
+}
+
 /* -1 with RuntimeError: it was entered before. */
 static int begin(struct fr_scope *scope, struct fr_task *task)
 {
@@ -118,15 +223,20 @@ static int begin(struct fr_scope *scope, struct fr_task *task)
     if (first) {
         return 0;
     }
-    PyErr_SetString(PyExc_RuntimeError, "this timeout has been entered before; call timeout() again for each "
-                                        "'async with'");
+    PyErr_Format(PyExc_RuntimeError, "this %s has been entered before; call %s() again for each 'with' block",
+                 noun(scope), noun(scope));
     return -1;
 }
 
-static int enter(struct fr_scope *scope)
+static bool needs_timers(struct fr_scope *scope)
+{
+    return !scope->plain || !scope->fixed || scope->when_ns != FR_FOREVER_NS;
+}
+
+int fr_scope_enter(struct fr_scope *scope)
 {
     struct fr_task *task = fr_leaf_task();
-    if (!task || !fr_timers_enabled(task->rt) || begin(scope, task)) {
+    if (!task || (needs_timers(scope) && !fr_timers_enabled(task->rt)) || begin(scope, task)) {
         return -1;
     }
     push(task, scope);
@@ -153,6 +263,12 @@ static struct fr_task *end(struct fr_scope *scope)
 
 void fr_scopes_drop(struct fr_line *line)
 {
+    struct fr_task *debtor = fr_thread.task;
+    if (line->owed && line->owed != FR_BY_LINE(line) && debtor && line->debtor == debtor) {
+        debtor->owed = debtor->owed ? debtor->owed : line->owed;
+        fr_task_wake(debtor); /* [C5] */
+    }
+    line->owed = NULL;
     if (!line->scopes) {
         return;
     }
@@ -170,12 +286,14 @@ void fr_scopes_drop(struct fr_line *line)
 /* A scope around this one is due and has not been delivered: then the Cancelled that is on its way is that one's [C3]. */
 static bool yields_to_outer(struct fr_scope *scope)
 {
-    for (struct fr_scope *outer = scope->parent; outer; outer = outer->parent) {
+    bool shielded = scope->shield;
+    for (struct fr_scope *outer = scope->parent; outer && !shielded; outer = outer->parent) {
         if (is_active(outer) && !outer->delivered && fr_scope_is_due(outer)) {
             outer->delivered = true;
-            overtake(scope, outer);
+            overtake(scope, outer, outer);
             return true;
         }
+        shielded = outer->shield && is_active(outer);
     }
     return false;
 }
@@ -215,42 +333,63 @@ PyObject *fr_timeout_error(double seconds, PyObject *cancelled)
 }
 
 /* The task that leaves is not the one that entered. Its stack is its own to clear up [C4]. */
-static int left_elsewhere(PyObject *kind)
+static int left_elsewhere(struct fr_scope *scope, PyObject *kind)
 {
     if (!fr_thread.task || kind == PyExc_GeneratorExit) {
         return 0; /* the garbage collector's doing, or somebody else's who closes a generator */
     }
-    PyErr_SetString(PyExc_RuntimeError, "this timeout is left in another task than the one that entered it");
+    PyErr_Format(PyExc_RuntimeError, "this %s is left in another task than the one that entered it", noun(scope));
     return -1;
 }
 
-/* 0, or -1 with what the body's exception becomes. */
-static int leave(struct fr_module *mod, struct fr_scope *scope, PyObject *kind, PyObject *error)
+/* It was cancelled too late to do anything: for expired(). */
+static void forget(struct fr_scope *scope)
+{
+    atomic_store_explicit(&scope->cancelled, false, memory_order_relaxed);
+    fr_alarm_forget(&scope->alarm);
+}
+
+/* It is its task that leaves. */
+static int leave(struct fr_module *mod, struct fr_scope *scope, struct fr_task *task, PyObject *error)
+{
+    bool shield = scope->shield;
+    bool own = is_cancelled(mod, error) && is_own(scope);
+    if (!own && !scope->delivered && !scope->plain) {
+        forget(scope);
+    }
+    scope->caught = own;
+    if (task->owed == (void *)scope) {
+        task->owed = NULL;
+    }
+    pop(task, scope);
+    if (shield && scope->held) {
+        fr_task_wake(task); /* [C5] */
+    }
+    return own;
+}
+
+int fr_scope_leave(struct fr_module *mod, struct fr_scope *scope, PyObject *kind, PyObject *error)
 {
     struct fr_task *task = end(scope);
     if (!task) {
         if (atomic_load_explicit(&scope->phase, memory_order_relaxed) == FR_SCOPE_NEW) {
-            PyErr_SetString(PyExc_RuntimeError, "this timeout has not been entered");
+            PyErr_Format(PyExc_RuntimeError, "this %s has not been entered", noun(scope));
             return -1;
         }
         return 0; /* its task had ended */
     }
-    if (task != fr_thread.task) {
-        fr_task_unref(task);
-        return left_elsewhere(kind);
-    }
-    bool own = is_cancelled(mod, error) && is_own(scope);
-    if (!own && !scope->delivered) { /* it came too late to do anything: for expired() */
-        atomic_store_explicit(&scope->cancelled, false, memory_order_relaxed);
-        fr_alarm_forget(&scope->alarm);
-    }
-    pop(task, scope);
+    int result = task == fr_thread.task ? leave(mod, scope, task, error) : left_elsewhere(scope, kind);
     fr_task_unref(task);
-    PyObject *timeout = own ? fr_timeout_error(scope->seconds, error) : NULL;
-    if (timeout) {
-        PyErr_SetRaisedException(timeout);
+    return result;
+}
+
+void fr_scope_cancel_again(struct fr_scope *scope)
+{
+    struct fr_task *task = fr_thread.task;
+    if (task && scope->overtaken && !task->owed) {
+        task->owed = scope->overtaken;
+        fr_task_wake(task);
     }
-    return own ? -1 : 0;
 }
 
 void fr_scope_cancel(struct fr_scope *scope)
@@ -258,6 +397,9 @@ void fr_scope_cancel(struct fr_scope *scope)
     struct fr_task *task = NULL;
     Py_BEGIN_CRITICAL_SECTION(scope);
     uint8_t phase = atomic_load_explicit(&scope->phase, memory_order_relaxed);
+    if (phase != FR_SCOPE_DONE) {
+        atomic_store_explicit(&scope->asked, true, memory_order_relaxed); /* for those who ask */
+    }
     if (phase != FR_SCOPE_DONE && !fr_scope_is_due(scope)) {
         /* release: pairs with fr_scope_is_due() */
         atomic_store_explicit(&scope->cancelled, true, memory_order_release);
@@ -278,7 +420,7 @@ void fr_scope_cancel(struct fr_scope *scope)
 
 static PyObject *scope_enter(PyObject *self, PyObject *Py_UNUSED(ignored))
 {
-    return enter((struct fr_scope *)self) ? NULL : Py_NewRef(self);
+    return fr_scope_enter((struct fr_scope *)self) ? NULL : Py_NewRef(self);
 }
 
 /* What `await scope.__aenter__()` iterates over is the scope: it is there at once. */
@@ -300,7 +442,13 @@ static PyObject *scope_exit(PyObject *self, PyTypeObject *cls, PyObject *const *
         PyErr_SetString(PyExc_TypeError, "__aexit__() takes 3 arguments");
         return NULL;
     }
-    return leave(mod, (struct fr_scope *)self, args[0], args[1]) ? NULL : Py_NewRef(mod->ready);
+    struct fr_scope *scope = (struct fr_scope *)self;
+    int own = fr_scope_leave(mod, scope, args[0], args[1]);
+    PyObject *timeout = own > 0 ? fr_timeout_error(scope->seconds, args[1]) : NULL;
+    if (timeout) {
+        PyErr_SetRaisedException(timeout);
+    }
+    return own ? NULL : Py_NewRef(mod->ready);
 }
 
 static PyObject *scope_cancel(PyObject *self, PyObject *Py_UNUSED(ignored))
@@ -322,11 +470,10 @@ static PyObject *instant_type(void)
     return type;
 }
 
-static PyObject *scope_when(PyObject *self, PyObject *Py_UNUSED(ignored))
+PyObject *fr_scope_deadline(struct fr_scope *scope)
 {
-    struct fr_scope *scope = (struct fr_scope *)self;
     uint64_t when;
-    Py_BEGIN_CRITICAL_SECTION(self);
+    Py_BEGIN_CRITICAL_SECTION(scope);
     when = scope->fixed ? scope->when_ns : FR_FOREVER_NS;
     Py_END_CRITICAL_SECTION();
     if (when == FR_FOREVER_NS) {
@@ -340,64 +487,73 @@ static PyObject *scope_when(PyObject *self, PyObject *Py_UNUSED(ignored))
     return instant;
 }
 
-/* An Instant or None. 0 or -1 with TypeError. */
-static int parse_when(PyObject *value, uint64_t *when_ns)
+static PyObject *scope_when(PyObject *self, PyObject *Py_UNUSED(ignored))
 {
-    *when_ns = FR_FOREVER_NS;
-    if (value == Py_None) {
-        return 0;
-    }
+    return fr_scope_deadline((struct fr_scope *)self);
+}
+
+int fr_parse_instant_object(PyObject *value, uint64_t *when_ns)
+{
     PyObject *type = instant_type();
     int is_instant = type ? PyObject_IsInstance(value, type) : -1;
     Py_XDECREF(type);
     if (is_instant <= 0) {
-        if (is_instant == 0) {
-            PyErr_Format(PyExc_TypeError,
-                         "argument 'when' must be a freerun.time.Instant or None, not %.200s; "
-                         "Instant.now() + seconds gives one",
-                         Py_TYPE(value)->tp_name);
-        }
-        return -1;
+        return is_instant;
     }
     PyObject *ns = PyObject_GetAttrString(value, "ns");
     int result = ns ? fr_parse_instant(ns, when_ns) : -1;
     Py_XDECREF(ns);
-    return result;
+    return result ? -1 : 1;
 }
 
-enum moved { MOVED, MOVED_DUE, TOO_LATE };
+/* An Instant or None. 0 or -1 with TypeError. */
+static int parse_when(PyObject *value, uint64_t *when_ns)
+{
+    *when_ns = FR_FOREVER_NS;
+    int found = value == Py_None ? 1 : fr_parse_instant_object(value, when_ns);
+    if (found == 0) {
+        PyErr_Format(PyExc_TypeError,
+                     "argument 'when' must be a freerun.time.Instant or None, not %.200s; "
+                     "Instant.now() + seconds gives one",
+                     Py_TYPE(value)->tp_name);
+    }
+    return found > 0 ? 0 : -1;
+}
+
+enum moved { MOVED, MOVED_DUE, TOO_LATE, NO_TIMERS };
 
 /* In the critical section. */
-static enum moved move(struct fr_scope *scope, uint64_t when_ns)
+static enum moved move(struct fr_scope *scope, double seconds, uint64_t when_ns)
 {
     uint8_t phase = atomic_load_explicit(&scope->phase, memory_order_relaxed);
     if (phase == FR_SCOPE_DONE || fr_scope_is_due(scope)) {
         return TOO_LATE;
     }
+    if (phase == FR_SCOPE_ACTIVE && !scope->task->rt->time && (seconds >= 0 || when_ns != FR_FOREVER_NS)) {
+        return NO_TIMERS;
+    }
     fr_alarm_clear(&scope->alarm);
     if (fr_alarm_fired(&scope->alarm)) {
         return TOO_LATE;
     }
+    if (phase == FR_SCOPE_ACTIVE && seconds >= 0) { /* from now on */
+        when_ns = fr_deadline_after(fr_now_ns(scope->task->rt), fr_delay_ns(seconds));
+    }
     scope->when_ns = when_ns;
-    scope->fixed = true;
-    scope->seconds = FR_LIMIT_INSTANT;
+    scope->fixed = phase == FR_SCOPE_ACTIVE || seconds < 0;
+    scope->seconds = scope->fixed ? FR_LIMIT_INSTANT : seconds;
     if (phase == FR_SCOPE_ACTIVE) {
         arm(scope, scope->task, fr_now_ns(scope->task->rt));
     }
     return fr_scope_is_due(scope) ? MOVED_DUE : MOVED;
 }
 
-static PyObject *scope_reschedule(PyObject *self, PyObject *value)
+int fr_scope_move(struct fr_scope *scope, double seconds, uint64_t when_ns)
 {
-    struct fr_scope *scope = (struct fr_scope *)self;
     struct fr_task *task = NULL;
-    uint64_t when_ns;
     enum moved moved;
-    if (parse_when(value, &when_ns)) {
-        return NULL;
-    }
-    Py_BEGIN_CRITICAL_SECTION(self);
-    moved = move(scope, when_ns);
+    Py_BEGIN_CRITICAL_SECTION(scope);
+    moved = move(scope, seconds, when_ns);
     if (moved == MOVED_DUE && scope->task) {
         task = scope->task;
         fr_task_ref(task);
@@ -407,8 +563,19 @@ static PyObject *scope_reschedule(PyObject *self, PyObject *value)
         fr_task_wake(task);
         fr_task_unref(task);
     }
-    if (moved == TOO_LATE) {
-        PyErr_SetString(PyExc_RuntimeError, "this timeout is over, or has expired: it cannot be rescheduled");
+    if (moved == NO_TIMERS) {
+        fr_no_timers();
+    } else if (moved == TOO_LATE) {
+        PyErr_Format(PyExc_RuntimeError, "this %s is over, or %s: it cannot be rescheduled", noun(scope),
+                     scope->plain ? "has been cancelled" : "has expired");
+    }
+    return moved == TOO_LATE || moved == NO_TIMERS ? -1 : 0;
+}
+
+static PyObject *scope_reschedule(PyObject *self, PyObject *value)
+{
+    uint64_t when_ns;
+    if (parse_when(value, &when_ns) || fr_scope_move((struct fr_scope *)self, FR_LIMIT_INSTANT, when_ns)) {
         return NULL;
     }
     Py_RETURN_NONE;
@@ -483,19 +650,26 @@ static PyType_Spec scope_spec = {
     .slots = scope_slots,
 };
 
+void fr_scope_init(struct fr_scope *scope, double seconds, uint64_t when_ns)
+{
+    fr_alarm_init(&scope->alarm);
+    scope->parent = NULL;
+    scope->task = NULL;
+    scope->when_ns = when_ns;
+    scope->seconds = seconds;
+    atomic_init(&scope->phase, FR_SCOPE_NEW);
+    atomic_init(&scope->cancelled, false);
+    atomic_init(&scope->asked, false);
+    scope->fixed = seconds < 0;
+    scope->delivered = scope->plain = scope->shield = scope->held = scope->caught = false;
+    scope->overtaken = NULL;
+}
+
 PyObject *fr_scope_new(struct fr_module *mod, double seconds, uint64_t when_ns)
 {
     struct fr_scope *scope = (struct fr_scope *)fr_alloc(mod->scope_type, FR_FREE_SCOPE);
     if (scope) {
-        fr_alarm_init(&scope->alarm);
-        scope->parent = NULL;
-        scope->task = NULL;
-        scope->when_ns = when_ns;
-        scope->seconds = seconds;
-        atomic_init(&scope->phase, FR_SCOPE_NEW);
-        atomic_init(&scope->cancelled, false);
-        scope->fixed = seconds < 0;
-        scope->delivered = scope->overtaken = false;
+        fr_scope_init(scope, seconds, when_ns);
     }
     return (PyObject *)scope;
 }

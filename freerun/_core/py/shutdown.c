@@ -1,7 +1,8 @@
 /* shutdown: ending a runtime without losing a task or a thread, and without waiting for ever.
  *
  *   1. CANCELLING  the shards are closed (spawn raises), every task gets Cancelled once, queued blocking calls are
- *                  cancelled. Cleanup may await: workers, timers and I/O go on until the deadline.
+ *                  cancelled, a file's writes excepted. Cleanup may await: workers, timers, I/O and files go on until
+ *                  the deadline.
  *   2. CLOSING     what is left is closed: close() on its coroutine, on a worker, or here if the workers are stuck.
  *   3. STOPPED     the threads leave. One that does not (it is stuck in a call) is named in the report and left
  *                  behind; it ends by itself when the call returns.
@@ -151,14 +152,14 @@ static void wait_for_tasks(CoreObject *core, struct fr_runtime *rt, uint64_t dea
 
 static void wake_one(struct fr_task *task, void *Py_UNUSED(arg))
 {
-    if (task->kind != FR_TASK_BLOCKING) {
+    if (!fr_task_is_call(task)) {
         fr_task_wake(task);
     }
 }
 
 static void close_one(struct fr_task *task, void *Py_UNUSED(arg))
 {
-    if (task->kind != FR_TASK_BLOCKING && fr_state_try_lock_idle(&task->state)) {
+    if (!fr_task_is_call(task) && fr_state_try_lock_idle(&task->state)) {
         fr_task_close(task);
     }
 }
@@ -211,10 +212,12 @@ static void stop_watch(struct fr_runtime *rt)
 static bool stop_threads(struct fr_runtime *rt, uint64_t deadline)
 {
     advance_phase(rt, FR_PHASE_STOPPED);
+    fr_pool_seal(rt);
     for (uint32_t i = 0; i < rt->nworkers; i++) {
         fr_unpark_worker(rt, i);
     }
     stop_watch(rt);
+    fr_stand_in_wake(rt);
     uint64_t least = fr_clock_ns() + THREAD_GRACE_NS;
     return fr_threads_wait(rt, deadline > least ? deadline : least);
 }
@@ -227,7 +230,7 @@ static void close_leftovers(CoreObject *core, struct fr_runtime *rt)
         return; /* a block_on is on its way out with it */
     }
     fr_thread = outer;
-    for (uint32_t i = 0; i < rt->nworkers; i++) {
+    for (uint32_t i = 0; i < rt->nqueues; i++) {
         struct fr_task *task;
         while ((task = fr_next_queued(&rt->workers[i]))) {
             fr_task_poll(task); /* closes it: the phase is past CLOSING */
@@ -270,7 +273,7 @@ void fr_teardown(CoreObject *core, struct fr_runtime *rt)
     atomic_fetch_add(&rt->generation, 1); /* before the wait: a later visitor sees that this life is over */
     wait_for_visitors(rt);
     fr_futurelock_drop(rt);
-    for (uint32_t i = 0; rt->workers && i < rt->nworkers; i++) {
+    for (uint32_t i = 0; rt->workers && i < rt->nqueues; i++) {
         fr_worker_clear(&rt->workers[i]);
     }
     fr_driver_destroy(&rt->driver);

@@ -6,6 +6,7 @@
 
 #include "branch.h"
 #include "futurelock.h"
+#include "join_set.h"
 #include "leaf.h"
 #include "runtime.h"
 #include "scope.h"
@@ -327,8 +328,11 @@ static struct fr_task *task_new(struct fr_runtime *rt, enum fr_task_kind kind, P
     task->lock = (struct fr_mutex)FR_MUTEX_INIT;
     task->kind = kind;
     task->outcome = FR_OUT_PENDING;
+    task->duty = FR_DUTY_NONE;
     task->started = task->one_arg = task->claimed = task->yielded = task->shielded = task->quiet = false;
     task->joiners = NULL;
+    task->member = NULL;
+    task->owed = NULL;
     task->scopes = task->floor = NULL;
     atomic_init(&task->unseen, 0);
     fr_list_node_init(&task->owned);
@@ -356,6 +360,9 @@ static void drop_inputs(struct fr_task *task)
 /* A task that was never published: nobody else knows it. */
 static void discard(struct fr_task *task)
 {
+    if (task->member) {
+        fr_member_withdraw(task->member);
+    }
     drop_inputs(task);
     Py_CLEAR(task->name);
     fr_task_free(task);
@@ -399,8 +406,12 @@ static PyObject *publish(struct fr_runtime *rt, struct fr_task *task, bool clean
         discard(task);
         return NULL;
     }
-    if (!fr_owned_add(rt, task, cleanup)) {
+    bool in = !task->member || fr_member_enter(task->member, task, handle);
+    if (in && !fr_owned_add(rt, task, cleanup)) {
         PyErr_SetString(rt->mod->exc_shutdown, "the runtime is shutting down and takes no new tasks");
+        in = false;
+    }
+    if (!in) {
         if (task->kind == FR_TASK_CORO) {
             fr_close_quietly(rt->mod, task->coro);
         }
@@ -409,17 +420,33 @@ static PyObject *publish(struct fr_runtime *rt, struct fr_task *task, bool clean
         task->outcome = FR_OUT_CANCELLED;
         fr_state_start_poll(&task->state);
         fr_state_complete(&task->state);
+        if (task->member) {
+            fr_member_withdraw(task->member);
+        }
         fr_task_unref(task);
         Py_CLEAR(handle);
     }
     return handle;
 }
 
-PyObject *fr_task_spawn(struct fr_runtime *rt, PyObject *what, PyObject *const *args, Py_ssize_t nargs, PyObject *name,
-                        bool cleanup)
+/* task_new(), with the place it will have; that is withdrawn on failure. */
+static struct fr_task *member_new(struct fr_runtime *rt, int kind, PyObject *what, PyObject *name,
+                                  struct fr_member *member)
+{
+    struct fr_task *task = kind < 0 ? NULL : task_new(rt, kind, what, name);
+    if (task) {
+        task->member = member;
+    } else if (member) {
+        fr_member_withdraw(member);
+    }
+    return task;
+}
+
+static PyObject *spawn(struct fr_runtime *rt, PyObject *what, PyObject *const *args, Py_ssize_t nargs, PyObject *name,
+                       bool cleanup, struct fr_member *member)
 {
     int kind = classify(what, nargs, "coro");
-    struct fr_task *task = kind < 0 ? NULL : task_new(rt, kind, what, name);
+    struct fr_task *task = member_new(rt, kind, what, name, member);
     if (!task) {
         return NULL;
     }
@@ -441,10 +468,22 @@ PyObject *fr_task_spawn(struct fr_runtime *rt, PyObject *what, PyObject *const *
     }
     if (handle && rt->hooks.task_spawn) {
         PyObject *number = PyLong_FromUnsignedLongLong(id);
-        fr_call_hook(rt->hooks.task_spawn, number);
+        fr_call_hook(rt, rt->hooks.task_spawn, number);
         Py_XDECREF(number);
     }
     return handle;
+}
+
+PyObject *fr_task_spawn(struct fr_runtime *rt, PyObject *what, PyObject *const *args, Py_ssize_t nargs, PyObject *name,
+                        bool cleanup)
+{
+    return spawn(rt, what, args, nargs, name, cleanup, NULL);
+}
+
+PyObject *fr_task_spawn_member(struct fr_runtime *rt, PyObject *what, PyObject *const *args, Py_ssize_t nargs,
+                               PyObject *name, struct fr_member *member)
+{
+    return spawn(rt, what, args, nargs, name, false, member);
 }
 
 static PyObject *pack_keywords(PyObject *const *values, PyObject *kwnames)
@@ -458,19 +497,26 @@ static PyObject *pack_keywords(PyObject *const *values, PyObject *kwnames)
     return dict;
 }
 
-PyObject *fr_task_spawn_blocking(struct fr_runtime *rt, PyObject *fn, PyObject *const *args, Py_ssize_t nargs,
-                                 PyObject *kwnames)
+/* FR_TASK_BLOCKING, or -1 with TypeError. */
+static int classify_blocking(PyObject *fn)
 {
     if (!PyCallable_Check(fn)) {
         PyErr_Format(PyExc_TypeError, "argument 'fn' must be callable, not %.200s", Py_TYPE(fn)->tp_name);
-        return NULL;
+        return -1;
     }
     if (fr_is_coroutine(fn) ||
         (PyFunction_Check(fn) && ((PyCodeObject *)PyFunction_GET_CODE(fn))->co_flags & CO_COROUTINE)) {
         PyErr_SetString(PyExc_TypeError, "argument 'fn' must be an ordinary function, not an async one; use spawn()");
-        return NULL;
+        return -1;
     }
-    struct fr_task *task = task_new(rt, FR_TASK_BLOCKING, fn, NULL);
+    return FR_TASK_BLOCKING;
+}
+
+/* `member`: its place in a set, or NULL. */
+static PyObject *spawn_blocking(struct fr_runtime *rt, PyObject *fn, PyObject *const *args, Py_ssize_t nargs,
+                                PyObject *kwnames, enum fr_duty duty, struct fr_member *member)
+{
+    struct fr_task *task = member_new(rt, classify_blocking(fn), fn, NULL, member);
     if (!task) {
         return NULL;
     }
@@ -479,11 +525,16 @@ PyObject *fr_task_spawn_blocking(struct fr_runtime *rt, PyObject *fn, PyObject *
         discard(task);
         return NULL;
     }
-    PyObject *handle = publish(rt, task, false);
+    task->duty = (uint8_t)duty;
+    PyObject *handle = publish(rt, task, duty != FR_DUTY_NONE);
     int err = handle ? fr_pool_submit(rt, task) : 0;
     if (err) {
         /* Not queued, so RUNNING is ours for the taking. */
         fr_state_start_poll(&task->state);
+        if (member) {
+            task->member = NULL;
+            fr_member_withdraw(member);
+        }
         fr_task_complete(task, FR_OUT_CANCELLED, NULL);
         Py_CLEAR(handle);
         if (err == -ESHUTDOWN) {
@@ -492,6 +543,45 @@ PyObject *fr_task_spawn_blocking(struct fr_runtime *rt, PyObject *fn, PyObject *
             PyErr_Format(PyExc_RuntimeError, "cannot start a blocking thread: %s", strerror(-err));
         }
     }
+    return handle;
+}
+
+PyObject *fr_task_spawn_blocking(struct fr_runtime *rt, PyObject *fn, PyObject *const *args, Py_ssize_t nargs,
+                                 PyObject *kwnames, enum fr_duty duty)
+{
+    return spawn_blocking(rt, fn, args, nargs, kwnames, duty, NULL);
+}
+
+PyObject *fr_task_spawn_blocking_member(struct fr_runtime *rt, PyObject *fn, PyObject *const *args, Py_ssize_t nargs,
+                                        PyObject *kwnames, struct fr_member *member)
+{
+    return spawn_blocking(rt, fn, args, nargs, kwnames, FR_DUTY_NONE, member);
+}
+
+PyObject *fr_task_spawn_file(struct fr_runtime *rt, PyObject *op, enum fr_duty duty)
+{
+    struct fr_task *task = task_new(rt, FR_TASK_FILE, op, NULL);
+    if (!task) {
+        return NULL;
+    }
+    if (!task->context) {
+        discard(task);
+        return NULL;
+    }
+    task->duty = (uint8_t)duty;
+    PyObject *handle = publish(rt, task, true);
+    if (!handle) {
+        return NULL;
+    }
+    fr_task_ref(task);
+    fr_state_start_poll(&task->state);
+    if (fr_file_submit(task)) {
+        fr_task_complete(task, FR_OUT_CANCELLED, NULL);
+        Py_SETREF(handle, Py_NewRef(Py_None));
+    } else if (fr_state_end_poll(&task->state)) {
+        fr_schedule(rt, task);
+    }
+    fr_task_unref(task);
     return handle;
 }
 
@@ -605,14 +695,21 @@ void fr_task_complete(struct fr_task *task, enum fr_outcome outcome, PyObject *r
     drop_inputs(task); /* before anybody can see the task as finished: its locals are gone by then */
     task->outcome = outcome;
     task->result = result;
+    struct fr_member *member = task->member;
+    if (member && outcome == FR_OUT_RAISED && fr_member_fail(member, result)) {
+        fr_state_set_observed(&task->state); /* before anybody can drop the handle: it is the set's to report */
+    }
     if (id) {
-        fr_call_hook(on_terminate, id);
+        fr_call_hook(rt, on_terminate, id);
         Py_DECREF(id);
     }
     fr_owned_remove(task);
     uint64_t state = fr_state_complete(&task->state);
     if (state & FR_JOIN_WAKER) {
         wake_joiners(task);
+    }
+    if (member) {
+        fr_member_done(member);
     }
     if (!(state & FR_JOIN_INTEREST)) { /* [T3] */
         if (report_wanted(task, state)) {
@@ -634,8 +731,7 @@ static void complete_from_error(struct fr_task *task)
         return;
     }
     PyObject *error = PyErr_GetRaisedException();
-    if (PyErr_GivenExceptionMatches(error, PyExc_KeyboardInterrupt) ||
-        PyErr_GivenExceptionMatches(error, PyExc_SystemExit)) {
+    if (fr_is_fatal(error)) {
         task->quiet = fr_fatal(rt, error); /* block_on raises it */
     }
     /* acquire: pairs with fr_shutdown_begin() */
@@ -662,13 +758,16 @@ static PySendResult throw_cancelled(struct fr_task *task, PyObject **result)
     task->yielded = false;
     task->started = true;
     struct fr_module *mod = task->rt->mod;
-    return fr_throw_into(mod, task->coro, PyObject_CallNoArgs(mod->exc_cancelled), result);
+    PySendResult sent = fr_throw_into(mod, task->coro, PyObject_CallNoArgs(mod->exc_cancelled), result);
+    fr_thread.thrown = NULL;
+    return sent;
 }
 
 /* An abort, once. What it finds due on its way is served by it too [C2]. */
 static PySendResult throw_abort(struct fr_task *task, PyObject **result)
 {
     fr_state_set_delivered(&task->state);
+    fr_thread.thrown = FR_BY_ABORT;
     fr_scopes_overtake(task);
     return throw_cancelled(task, result);
 }
@@ -748,7 +847,7 @@ static PySendResult step(struct fr_task *task, uint64_t state, PyObject **result
     if (__builtin_expect(task->shielded, 0)) {
         return PyIter_Send(task->coro, Py_None, result); /* what was skipped wakes it again, see shielded_iternext() */
     }
-    if (__builtin_expect((state & (FR_CANCELLED | FR_DELIVERED)) == FR_CANCELLED, 0)) {
+    if (__builtin_expect((state & (FR_CANCELLED | FR_DELIVERED)) == FR_CANCELLED, 0) && !fr_scopes_shield(task)) {
         if (task->kind != FR_TASK_CORO) { /* never started: there is nothing to throw into */
             PyErr_SetNone(task->rt->mod->exc_cancelled);
             return PYGEN_ERROR;
@@ -801,6 +900,9 @@ static bool end_poll_unseen(struct fr_task *task)
 enum fr_poll_result fr_task_poll(struct fr_task *task)
 {
     uint64_t state = fr_state_start_poll(&task->state);
+    if (__builtin_expect(task->kind == FR_TASK_FILE, 0)) {
+        return fr_file_poll(task, state);
+    }
     if (__builtin_expect(closing(task->rt), 0)) {
         fr_task_close(task);
         return FR_POLL_DONE;
@@ -835,6 +937,10 @@ enum fr_poll_result fr_task_poll(struct fr_task *task)
 
 void fr_task_close(struct fr_task *task)
 {
+    if (task->kind == FR_TASK_FILE && fr_file_under_way(task)) {
+        fr_state_end_poll(&task->state); /* it stays, and with it the runtime's memory: the kernel has its buffer */
+        return;
+    }
     if (task->kind == FR_TASK_CORO && task->coro && PyContext_Enter(task->context) == 0) {
         struct fr_task *outer = fr_thread.task;
         fr_thread.task = task; /* its finally blocks may look at themselves, but not wait any more */
@@ -849,7 +955,7 @@ void fr_task_close(struct fr_task *task)
 void fr_task_run_blocking(struct fr_task *task)
 {
     uint64_t state = fr_state_start_poll(&task->state);
-    if (state & FR_CANCELLED) {
+    if ((state & FR_CANCELLED) && task->duty != FR_DUTY_MUST) {
         fr_task_complete(task, FR_OUT_CANCELLED, NULL);
         return;
     }
@@ -871,7 +977,9 @@ void fr_task_run_blocking(struct fr_task *task)
 
 static void raise_join_error(struct fr_module *mod, struct fr_task *task)
 {
-    PyObject *message = PyUnicode_FromFormat("task %llu was cancelled", (unsigned long long)task->id);
+    const char *what =
+        fr_task_is_call(task) ? "blocking call %llu was cancelled before it had started" : "task %llu was cancelled";
+    PyObject *message = PyUnicode_FromFormat(what, (unsigned long long)task->id);
     PyObject *id = PyLong_FromUnsignedLongLong(task->id);
     PyObject *error = message && id ? PyObject_CallFunctionObjArgs(mod->exc_join, message, id, NULL) : NULL;
     Py_XDECREF(message);
@@ -979,7 +1087,7 @@ PyObject *fr_task_describe(struct fr_module *Py_UNUSED(mod), struct fr_task *tas
     fr_mutex_unlock(&task->lock);
     return Py_BuildValue("{s:K,s:N,s:s,s:N,s:s,s:O}", "id", (unsigned long long)task->id, "name", name, "state",
                          state_name(state, task), "spawned_at", site, "kind",
-                         task->kind == FR_TASK_BLOCKING ? "blocking" : "async", "cancelled",
+                         fr_task_is_call(task) ? "blocking" : "async", "cancelled",
                          state & FR_CANCELLED ? Py_True : Py_False);
 }
 
@@ -1024,6 +1132,16 @@ static int handle_clear(PyObject *self)
         Py_CLEAR(task->result);
     }
     return 0;
+}
+
+/* Before the collector clears the result of a handle that is garbage: the failure in it goes to whom it concerns. */
+static void handle_finalize(PyObject *self)
+{
+    struct fr_task *task = ((HandleObject *)self)->task;
+    uint64_t state = task ? fr_state_load(&task->state) : 0;
+    if (state & FR_COMPLETE && report_wanted(task, state) && task->result && fr_state_set_observed(&task->state)) {
+        fr_report_unhandled(fr_module_of_type(Py_TYPE(self)), task, task->result);
+    }
 }
 
 static void handle_dealloc(PyObject *self)
@@ -1258,6 +1376,7 @@ static PyType_Slot handle_slots[] = {
     {Py_tp_dealloc, handle_dealloc},
     {Py_tp_traverse, handle_traverse},
     {Py_tp_clear, handle_clear},
+    {Py_tp_finalize, handle_finalize},
     {Py_tp_repr, handle_repr},
     {Py_tp_methods, handle_methods},
     {Py_tp_getset, handle_getset},
@@ -1422,7 +1541,24 @@ PyObject *fr_task_spawn_blocking_here(PyObject *module, PyObject *const *args, P
     if (!fr_visit_current(PyModule_GetState(module), &visit)) {
         return NULL;
     }
-    PyObject *handle = fr_task_spawn_blocking(visit.rt, args[0], args + 1, nargs - 1, kwnames);
+    PyObject *handle = fr_task_spawn_blocking(visit.rt, args[0], args + 1, nargs - 1, kwnames, FR_DUTY_NONE);
+    fr_visit_end(&visit);
+    return handle;
+}
+
+PyObject *fr_task_spawn_file_call(PyObject *module, PyObject *const *args, Py_ssize_t nargs)
+{
+    if (nargs < 2) {
+        PyErr_SetString(PyExc_TypeError, "spawn_file_call() takes must, fn and its arguments");
+        return NULL;
+    }
+    int must = PyObject_IsTrue(args[0]);
+    struct fr_visit visit;
+    if (must < 0 || !fr_visit_current(PyModule_GetState(module), &visit)) {
+        return NULL;
+    }
+    PyObject *handle =
+        fr_task_spawn_blocking(visit.rt, args[1], args + 2, nargs - 2, NULL, must ? FR_DUTY_MUST : FR_DUTY_LATE);
     fr_visit_end(&visit);
     return handle;
 }

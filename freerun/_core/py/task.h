@@ -12,7 +12,8 @@
  *            result, outcome    holder of RUNNING before COMPLETE (release), then the JoinHandle's readers (acquire)
  *            joiners            under `lock`
  *            owned, shard       under the shard's lock
- *            scopes, floor      the holder of RUNNING, see scope.h
+ *            scopes, floor, owed   the holder of RUNNING, see scope.h
+ *            member             constant from publication on; see join_set.h
  *            rt                 constant; valid memory for ever (runtimes are recycled, not freed), see runtime.h
  * INVARIANTS T1 only the holder of RUNNING touches the coroutine.
  *            T2 COMPLETE is set exactly once, after result and outcome are written.
@@ -29,9 +30,13 @@
 #include "rt/waiter.h"
 #include "thread.h"
 
+struct fr_member;
 struct fr_scope;
 
 enum fr_outcome { FR_OUT_PENDING, FR_OUT_RETURNED, FR_OUT_RAISED, FR_OUT_CANCELLED };
+/* Of a blocking call. LATE: a task's cleanup may make it while the runtime shuts down. MUST: that, and once made it is
+ * run, whoever aborts it and whatever is shut down. */
+enum fr_duty { FR_DUTY_NONE, FR_DUTY_LATE, FR_DUTY_MUST };
 /* BRANCH and STRAND, at the end: no task, but part of one that is woken by itself, see branch.h and strand.h. AWAITABLE and
  * FUNCTION become CORO, with what is to be stepped in `coro`, at the first poll. */
 enum fr_task_kind {
@@ -39,6 +44,7 @@ enum fr_task_kind {
     FR_TASK_AWAITABLE,
     FR_TASK_FUNCTION,
     FR_TASK_BLOCKING,
+    FR_TASK_FILE,
     FR_TASK_BRANCH,
     FR_TASK_STRAND
 };
@@ -46,9 +52,19 @@ enum fr_task_kind {
 struct fr_task {
     _Atomic uint64_t state;
     struct fr_runtime *rt;
-    uint8_t kind;   /* here: who wakes it needs these three */
-    PyObject *coro; /* kind CORO: the coroutine or iterator; else the awaitable or callable */
-    PyObject *args; /* tuple or NULL; with `one_arg` the argument itself: a tuple less to make, and to collect */
+    uint8_t kind; /* here: who wakes it needs these three, and who grants it something `unseen` */
+    uint8_t outcome;
+    _Atomic int16_t unseen; /* see futurelock.h */
+    bool started;
+    bool claimed; /* `coro` is in claims.c */
+    bool quiet;   /* a failure is somebody else's to report (block_on's main task) */
+    /* One byte: the spawner, then the holder of RUNNING. */
+    bool one_arg : 1;
+    bool yielded : 1;  /* yield_now() has yielded and not yet resumed */
+    bool shielded : 1; /* in a shielded yield (leaf.c): resumed as if nothing were due */
+    uint8_t duty : 2;  /* of a blocking call; constant once it is queued */
+    PyObject *coro;    /* kind CORO: the coroutine or iterator; else the awaitable or callable */
+    PyObject *args;    /* tuple or NULL; with `one_arg` the argument itself: a tuple less to make, and to collect */
     PyObject *context;
     PyObject *result; /* a blocking task that has not run yet: its keyword arguments, dict or NULL */
     PyObject *name;   /* str or NULL */
@@ -56,21 +72,21 @@ struct fr_task {
     struct fr_node *joiners; /* a ring without a head: the oldest waiter, NULL if none */
     const struct fr_site *site;
     uint64_t id;
-    struct fr_task *next;    /* free list, blocking queue */
-    struct fr_scope *scopes; /* the innermost one that the line being stepped is in; owned */
-    struct fr_scope *floor;  /* where those around that line begin; NULL: it is the task's own */
+    struct fr_task *next;     /* free list, blocking queue, what is woken of a group of branches */
+    void *owed;               /* a Cancelled that a shield held back, see scope.h */
+    struct fr_member *member; /* its place in a set of tasks, NULL: it is in none */
+    struct fr_scope *scopes;  /* the innermost one that the line being stepped is in; owned */
+    struct fr_scope *floor;   /* where those around that line begin; NULL: it is the task's own */
     struct fr_mutex lock;
-    _Atomic int32_t unseen; /* see futurelock.h */
     uint16_t shard;
     uint16_t generation; /* of rt, its low bits: whether that runtime still lives */
-    uint8_t outcome;
-    bool started;
-    bool one_arg;
-    bool claimed;  /* `coro` is in claims.c */
-    bool yielded;  /* yield_now() has yielded and not yet resumed; the holder of RUNNING */
-    bool shielded; /* in a shielded yield (leaf.c): resumed as if nothing were due; the holder of RUNNING */
-    bool quiet;    /* a failure is somebody else's to report (block_on's main task) */
 };
+
+/* No coroutine: a blocking call, or a request of a file. */
+static inline bool fr_task_is_call(const struct fr_task *task)
+{
+    return task->kind == FR_TASK_BLOCKING || task->kind == FR_TASK_FILE;
+}
 
 static inline void fr_task_ref(struct fr_task *task)
 {
@@ -95,10 +111,17 @@ bool fr_task_abort(struct fr_task *task);
  * `what` is a coroutine or a callable; `args` are borrowed. `cleanup`: also while tasks are being cancelled. */
 PyObject *fr_task_spawn(struct fr_runtime *rt, PyObject *what, PyObject *const *args, Py_ssize_t nargs, PyObject *name,
                         bool cleanup);
+/* The same into a set, which `member` is a place in; it is theirs from now on, whatever happens. */
+PyObject *fr_task_spawn_member(struct fr_runtime *rt, PyObject *what, PyObject *const *args, Py_ssize_t nargs,
+                               PyObject *name, struct fr_member *member);
+PyObject *fr_task_spawn_blocking_member(struct fr_runtime *rt, PyObject *fn, PyObject *const *args, Py_ssize_t nargs,
+                                        PyObject *kwnames, struct fr_member *member);
 /* With RuntimeShutdown set before there was a task: closes a coroutine, as fr_task_spawn() does. */
 void fr_task_refused(struct fr_module *mod, PyObject *what);
 PyObject *fr_task_spawn_blocking(struct fr_runtime *rt, PyObject *fn, PyObject *const *args, Py_ssize_t nargs,
-                                 PyObject *kwnames);
+                                 PyObject *kwnames, enum fr_duty duty);
+/* A request of a file, see file_op.c. A new JoinHandle, None if io_uring does not take it, NULL with an exception. */
+PyObject *fr_task_spawn_file(struct fr_runtime *rt, PyObject *op, enum fr_duty duty);
 struct fr_task *fr_handle_task(PyObject *handle);
 
 /* One step of a task that came out of a run queue. Returns what to do with it next. */
@@ -108,6 +131,13 @@ enum fr_poll_result fr_task_poll(struct fr_task *task);
 void fr_task_close(struct fr_task *task);
 /* Steals `result`. The caller holds RUNNING. Drops the owned reference: `task` may be gone afterwards. */
 void fr_task_complete(struct fr_task *task, enum fr_outcome outcome, PyObject *result);
+/* ---- file_op.c ---- */
+/* Submits the request of a task that this thread holds RUNNING of: 0 or -errno. */
+int fr_file_submit(struct fr_task *task);
+enum fr_poll_result fr_file_poll(struct fr_task *task, uint64_t state);
+/* Whether the kernel may still touch its buffer. */
+bool fr_file_under_way(struct fr_task *task);
+
 /* Runs a blocking task on the calling pool thread. */
 void fr_task_run_blocking(struct fr_task *task);
 /* The result as a new reference, or NULL with its exception. The task is complete. */

@@ -9,6 +9,7 @@
  *            turn_ends  cycle count at which the turn has lasted a millisecond and the budget counts as spent
  *            wait    how the leaves of this step asked to wait, FR_WAIT_*; cleared before every step. Several of them, where
  *                    one task polls several awaitables: that one parks does not undo that another one yields
+ *            thrown  who throws the Cancelled that is on its way down into the task, as scope.h says; NULL: nobody
  *            refused a leaf that was ready found the budget spent; cleared by who wants to know
  */
 #ifndef FR_THREAD_H
@@ -30,6 +31,7 @@ struct fr_thread {
     struct CoreObject *core;
     struct fr_task *task;
     struct fr_visit *visits; /* foreign visits in progress on this thread, innermost first */
+    void *thrown;
     struct fr_runtime *pool; /* this is a thread of that runtime's blocking pool */
     uint64_t turn_ends;
     uint32_t budget;

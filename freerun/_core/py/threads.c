@@ -2,6 +2,9 @@
  *
  * Signals are blocked in them: Python's handlers run on the main thread, and block_on there must be the one that is
  * interrupted. The thread state is made on the thread itself; the thread holds the Core until its very end.
+ *
+ * Nobody forks while one is being made: on free-threaded CPython 3.13 that stops the world, and the child would inherit
+ * a lock that nobody gives back. os.register_at_fork() calls the functions below, see freerun/runtime/atexit.py.
  */
 #include <errno.h>
 #include <limits.h>
@@ -26,6 +29,53 @@ struct fr_native {
     bool ended; /* under threads_lock */
 };
 
+static struct fr_mutex start_lock = FR_MUTEX_INIT; /* held across a fork(); protects what makes `starting` grow */
+static _Atomic uint32_t starting;                  /* futex: threads that have no thread state yet */
+
+/* Attached. A fork may take its time. */
+static void start_begin(void)
+{
+    if (!fr_mutex_trylock(&start_lock)) {
+        PyThreadState *state = PyEval_SaveThread();
+        fr_mutex_lock(&start_lock);
+        PyEval_RestoreThread(state); /* who forks waits for the lock, or for the world to stop: it does not need us */
+    }
+    atomic_fetch_add_explicit(&starting, 1, memory_order_relaxed); /* ordered by the lock */
+    fr_mutex_unlock(&start_lock);
+}
+
+static void start_end(void)
+{
+    /* release: pairs with fr_threads_before_fork() */
+    if (atomic_fetch_sub_explicit(&starting, 1, memory_order_release) == 1) {
+        fr_futex_wake(&starting, INT_MAX);
+    }
+}
+
+PyObject *fr_threads_before_fork(PyObject *Py_UNUSED(module), PyObject *Py_UNUSED(ignored))
+{
+    PyThreadState *state = PyEval_SaveThread();
+    fr_mutex_lock(&start_lock);
+    uint32_t left;
+    /* acquire: pairs with start_end() */
+    while ((left = atomic_load_explicit(&starting, memory_order_acquire))) {
+        fr_futex_wait(&starting, left, -1);
+    }
+    PyEval_RestoreThread(state);
+    Py_RETURN_NONE;
+}
+
+PyObject *fr_threads_after_fork_in_parent(PyObject *Py_UNUSED(module), PyObject *Py_UNUSED(ignored))
+{
+    fr_mutex_unlock(&start_lock);
+    Py_RETURN_NONE;
+}
+
+void fr_threads_after_fork_in_child(void)
+{
+    start_lock = (struct fr_mutex)FR_MUTEX_INIT;
+}
+
 static void name_thread(struct fr_runtime *rt, const char *kind, uint32_t index)
 {
     if (!rt->hooks.thread_name) {
@@ -43,15 +93,20 @@ static void name_thread(struct fr_runtime *rt, const char *kind, uint32_t index)
     Py_XDECREF(name);
 }
 
+void fr_threads_discount(struct fr_runtime *rt)
+{
+    /* release: pairs with fr_threads_wait(); `rt` itself is never freed [R1] */
+    atomic_fetch_sub_explicit(&rt->threads, 1, memory_order_release);
+    fr_futex_wake(&rt->threads, INT_MAX);
+}
+
 static void mark_ended(struct fr_native *native)
 {
     struct fr_runtime *rt = native->rt;
     fr_mutex_lock(&rt->threads_lock);
     native->ended = true; /* from here on a reaper may free `native` */
     fr_mutex_unlock(&rt->threads_lock);
-    /* release: pairs with fr_threads_wait(); `rt` itself is never freed [R1] */
-    atomic_fetch_sub_explicit(&rt->threads, 1, memory_order_release);
-    fr_futex_wake(&rt->threads, INT_MAX);
+    fr_threads_discount(rt);
 }
 
 /* Nobody would do this thread's work: out of memory, wait for memory. */
@@ -68,6 +123,7 @@ static void *native_main(void *arg)
 {
     struct fr_native *native = arg;
     PyThreadState *state = new_state(native->interp);
+    start_end();
     PyEval_RestoreThread(state);
     name_thread(native->rt, native->kind, native->index);
     native->main(native->rt, native->arg);
@@ -108,6 +164,7 @@ int fr_thread_spawn(struct fr_runtime *rt, const char *kind, uint32_t index, fr_
                                  .kind = kind,
                                  .index = index};
     fr_threads_reap(rt);
+    start_begin();
     atomic_fetch_add_explicit(&rt->threads, 1, memory_order_relaxed); /* before the thread exists */
     fr_mutex_lock(&rt->threads_lock);
     int err = create(native, rt->stack_size);
@@ -117,6 +174,7 @@ int fr_thread_spawn(struct fr_runtime *rt, const char *kind, uint32_t index, fr_
     }
     fr_mutex_unlock(&rt->threads_lock);
     if (err) {
+        start_end();
         atomic_fetch_sub_explicit(&rt->threads, 1, memory_order_relaxed); /* it never existed */
         Py_DECREF(native->core);
         free(native);

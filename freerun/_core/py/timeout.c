@@ -13,6 +13,7 @@
  *            when_ns   the deadline; unless one was given, from the first suspension on (`fixed`)
  *            began     when the first step began, by the coarse clock
  *            expired   Cancelled was thrown in. released: somebody else cancelled it, which takes the limit away
+ *            from_outside  what the line owes is not the doing of a scope in it
  *            grace     what was due gave way only since its budget was spent, and was let go on, once
  * INVARIANTS TO1 the alarm is set at the first suspension and no earlier: what is ready costs no timer.
  *            TO2 when `inner` is NULL there is no alarm, no claim and no scope left.
@@ -35,6 +36,7 @@ typedef struct {
     bool expired;
     bool released;
     bool grace;
+    bool from_outside;
 } TimedObject;
 
 static struct fr_module *module_of(TimedObject *self)
@@ -106,7 +108,9 @@ static PySendResult cancel(TimedObject *self, struct fr_task *task, PyObject **r
     struct fr_module *mod = module_of(self);
     fr_thread.wait = FR_WAIT_NONE;
     task->yielded = false;
-    return fr_throw_into(mod, self->inner, PyObject_CallNoArgs(mod->exc_cancelled), result);
+    PySendResult sent = fr_throw_into(mod, self->inner, PyObject_CallNoArgs(mod->exc_cancelled), result);
+    fr_thread.thrown = NULL;
+    return sent;
 }
 
 /* At the first suspension the limit becomes a deadline, counted from the first step: what took the awaited long before
@@ -144,16 +148,38 @@ static PySendResult limit(TimedObject *self, struct fr_task *task, PySendResult 
         self->grace = true; /* it may well be ready: one turn more will tell */
         return sent;
     }
+    if (fr_scopes_shield(task)) {
+        return sent; /* it looks again when that is left */
+    }
     self->expired = true;
+    fr_thread.thrown = FR_BY_LINE(&self->line);
     fr_scopes_overtake(task);
     return cancel(self, task, result);
+}
+
+/* An abort, or the doing of a scope or timeout around this one: the awaited ends for that reason, in its own time. */
+static void release(TimedObject *self)
+{
+    self->expired = false;
+    self->released = true;
+    fr_alarm_clear(&self->alarm);
+}
+
+/* Whether Cancelled is due in the line, be it one from outside that was held back. */
+static bool take_due(TimedObject *self, struct fr_task *task)
+{
+    bool due = !task->shielded && fr_scopes_take_due(task);
+    if (due && self->from_outside && !task->owed) {
+        self->from_outside = false;
+        release(self);
+    }
+    return due;
 }
 
 static PySendResult step_line(TimedObject *self, struct fr_task *task, PyObject **result)
 {
     struct fr_line outer = fr_line_begin(&self->line, task);
-    PySendResult sent = !task->shielded && fr_scopes_take_due(task) ? cancel(self, task, result)
-                                                                    : PyIter_Send(self->inner, Py_None, result);
+    PySendResult sent = take_due(self, task) ? cancel(self, task, result) : PyIter_Send(self->inner, Py_None, result);
     sent = limit(self, task, sent, result);
     fr_line_end(&self->line, task, outer);
     return sent;
@@ -208,17 +234,6 @@ static PyObject *timed_iternext(PyObject *op)
 
 /* ---- from outside: throw() and close() ---- */
 
-/* An abort, or the doing of a scope or timeout around this one: the awaited ends for that reason, in its own time. */
-static void release(TimedObject *self, struct fr_task *task)
-{
-    self->expired = false;
-    self->released = true;
-    fr_alarm_clear(&self->alarm);
-    if (task) {
-        fr_scopes_overtake(task);
-    }
-}
-
 static bool is_cancelled(TimedObject *self, PyObject *const *args, Py_ssize_t nargs)
 {
     return nargs > 0 && PyErr_GivenExceptionMatches(args[0], module_of(self)->exc_cancelled);
@@ -231,10 +246,20 @@ static PySendResult throw_line(TimedObject *self, PyObject *const *args, Py_ssiz
     if (task) {
         outer = fr_line_begin(&self->line, task);
     }
-    if (is_cancelled(self, args, nargs)) {
-        release(self, task);
+    bool cancelled = is_cancelled(self, args, nargs);
+    PySendResult sent;
+    if (cancelled && task && fr_line_hold(&self->line, task)) {
+        self->from_outside = true;
+        sent = PyIter_Send(self->inner, Py_None, result); /* as if woken for nothing */
+    } else {
+        if (cancelled) {
+            release(self);
+        }
+        if (cancelled && task) {
+            fr_scopes_overtake(task);
+        }
+        sent = fr_inner_throw(module_of(self), self->inner, args, nargs, result);
     }
-    PySendResult sent = fr_inner_throw(module_of(self), self->inner, args, nargs, result);
     if (task) {
         sent = limit(self, task, sent, result);
         fr_line_end(&self->line, task, outer);
@@ -312,6 +337,7 @@ static int timed_traverse(PyObject *op, visitproc visit, void *arg)
 
 static int timed_clear(PyObject *op)
 {
+    ((TimedObject *)op)->line.owed = NULL; /* in whichever task the collector runs */
     finish((TimedObject *)op);
     return 0;
 }
@@ -320,6 +346,7 @@ static void timed_dealloc(PyObject *op)
 {
     PyObject_GC_UnTrack(op);
     FR_TRASHCAN_BEGIN(op, timed_dealloc)
+    ((TimedObject *)op)->line.owed = NULL;
     finish((TimedObject *)op);
     fr_dealloc(op, FR_FREE_TIMED);
     FR_TRASHCAN_END
@@ -378,6 +405,7 @@ static PyObject *timed_new(struct fr_module *mod, double seconds, uint64_t when_
     self->seconds = seconds;
     self->fixed = seconds < 0;
     self->started = self->claimed = self->expired = self->released = self->grace = false;
+    self->from_outside = false;
     if (!PyObject_GC_IsTracked((PyObject *)self)) {
         PyObject_GC_Track(self);
     }

@@ -3,6 +3,7 @@
  *
  * - drives when no worker has for too long (every one is in a long poll), so timers and sockets never stall;
  * - marks workers that are stuck in one poll, so that their LIFO slot may be stolen, and wakes a thief;
+ * - calls the stand-in (stand_in.c) when every worker is stuck and something is queued;
  * - reports polls longer than `slow_poll_warning`, and tasks that do not look at a lock they were given (futurelock.h);
  * - on free-threaded builds, has sleeping threads free what others have dropped of theirs (freerun/_core/drain.py), now
  *   and then while there is work, and once when it has ended.
@@ -23,6 +24,7 @@ enum { AWAKE, ASLEEP, STOP };
 #define UNATTENDED_NS  3000000
 #define DRIVE_SLICE_NS 5000000
 #define DRAIN_NS       20000000
+#define STUCK_NS       10000000 /* a poll of this length in every worker calls the stand-in */
 enum { IDLE_TICKS = 5 };
 
 struct seen {
@@ -52,6 +54,9 @@ static bool all_parked(struct fr_runtime *rt)
     if (rt->current_thread && !atomic_load(&rt->core_taken)) { /* seq_cst: pairs with fr_core_take(), which nudges */
         return true;
     }
+    if (fr_stand_in_is_awake(rt)) { /* it may get stuck, too */
+        return false;
+    }
     /* seq_cst: the second half of [V1] */
     return fr_idle_word_unparked(atomic_load_explicit(&rt->idle.word, memory_order_seq_cst)) == 0;
 }
@@ -61,7 +66,7 @@ static uint64_t activity(struct fr_runtime *rt)
 {
     /* seq_cst: pairs with after_calls(), as [V1] does with a park */
     uint64_t sum = atomic_load_explicit(&rt->pool_rests, memory_order_seq_cst);
-    for (uint32_t i = 0; i < rt->nworkers; i++) {
+    for (uint32_t i = 0; i < rt->nqueues; i++) {
         /* relaxed: written before the park that all_parked() has seen */
         sum += atomic_load_explicit(&rt->workers[i].polls, memory_order_relaxed);
     }
@@ -110,7 +115,8 @@ static void report_slow(struct fr_runtime *rt, uint32_t index, PyThreadState *st
     if (!find.description) {
         PyErr_Clear();
     }
-    PyObject *done = PyObject_CallFunction(rt->hooks.slow_poll, "IKOd", index, ident,
+    int number = index < rt->nworkers ? (int)index : -1; /* -1: the stand-in */
+    PyObject *done = PyObject_CallFunction(rt->hooks.slow_poll, "iKOd", number, ident,
                                            find.description ? find.description : Py_None, seconds);
     if (!done) {
         PyErr_WriteUnraisable(rt->hooks.slow_poll);
@@ -146,13 +152,28 @@ static bool has_work(struct fr_worker *worker)
            atomic_load_explicit(&worker->lifo, memory_order_relaxed); /* a hint: the thief swaps */
 }
 
+/* Attaches if a thread has to be started. */
+static void call_stand_in(struct fr_runtime *rt, PyThreadState *state)
+{
+    fr_stand_in_wake(rt);
+    if (fr_stand_in_is_awake(rt)) {
+        return;
+    }
+    PyEval_RestoreThread(state);
+    fr_stand_in_call(rt);
+    PyEval_SaveThread();
+}
+
 static void look_at_workers(struct fr_runtime *rt, struct seen *seen, PyThreadState *state)
 {
     uint64_t now = fr_clock_ns();
-    for (uint32_t i = 0; i < rt->nworkers; i++) {
+    uint32_t long_stuck = 0, work = !fr_inject_is_empty(&rt->inject);
+    for (uint32_t i = 0; i < rt->nqueues; i++) {
         struct fr_worker *worker = &rt->workers[i];
         uint64_t for_ns = 0;
         bool stuck = same_poll(worker, &seen[i], now, &for_ns);
+        long_stuck += i < rt->nworkers && stuck && for_ns >= STUCK_NS;
+        work += has_work(worker);
         /* relaxed: a hint for thieves, see steal_lifo() */
         atomic_store_explicit(&worker->stuck, stuck, memory_order_relaxed);
         if (stuck && has_work(worker)) {
@@ -166,6 +187,11 @@ static void look_at_workers(struct fr_runtime *rt, struct seen *seen, PyThreadSt
             seen[i].reported = true;
             report_slow(rt, i, state, (double)for_ns * 1e-9);
         }
+    }
+    bool all = rt->stand_in && long_stuck == rt->nworkers;
+    atomic_store_explicit(&rt->all_stuck, all, memory_order_relaxed); /* a hint [SI3] */
+    if (all && work) {
+        call_stand_in(rt, state);
     }
 }
 
@@ -187,7 +213,7 @@ static void drive(struct fr_runtime *rt, struct seen *seen, PyThreadState *state
     atomic_store_explicit(&rt->watch_drives, true, memory_order_release);
     /* acquire: pairs with reclaim_driver() */
     while (!atomic_load_explicit(&rt->watch_release, memory_order_acquire) && !stopping(rt)) {
-        fr_driver_turn(&rt->driver, DRIVE_SLICE_NS);
+        fr_turn(rt, DRIVE_SLICE_NS);
         look_at_workers(rt, seen, state);
         fr_futurelock_look(rt, state);
         if (all_parked(rt)) { /* one of them shall drive; none asked, since it parked just before we took over */
@@ -250,7 +276,7 @@ static void watch_main(struct fr_runtime *rt, void *arg)
 
 int fr_watch_start(struct fr_runtime *rt)
 {
-    struct seen *seen = calloc(rt->nworkers, sizeof *seen);
+    struct seen *seen = calloc(rt->nqueues, sizeof *seen);
     if (!seen) {
         return -ENOMEM;
     }

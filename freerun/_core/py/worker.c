@@ -98,6 +98,15 @@ void fr_notify(struct fr_runtime *rt)
     }
 }
 
+static void inject_and_notify(struct fr_runtime *rt, void *task)
+{
+    inject(rt, task);
+    fr_notify(rt);
+    if (atomic_load_explicit(&rt->all_stuck, memory_order_relaxed)) { /* a hint: the watch looks again anyway */
+        fr_stand_in_wake(rt);
+    }
+}
+
 static struct fr_worker *own_worker(struct fr_runtime *rt)
 {
     struct fr_worker *worker = fr_thread.worker;
@@ -119,8 +128,7 @@ void fr_schedule(struct fr_runtime *rt, struct fr_task *task)
 {
     struct fr_worker *worker = own_worker(rt);
     if (!worker) {
-        inject(rt, task);
-        fr_notify(rt);
+        inject_and_notify(rt, task);
     } else if (!worker->lifo_enabled || worker->in_driver) {
         push_and_notify(worker, task, 2);
     } else {
@@ -137,8 +145,7 @@ void fr_schedule_yield(struct fr_runtime *rt, struct fr_task *task)
     if (worker) {
         push_and_notify(worker, task, 2);
     } else {
-        inject(rt, task);
-        fr_notify(rt);
+        inject_and_notify(rt, task);
     }
 }
 
@@ -237,19 +244,14 @@ static void *steal_lifo(struct fr_worker *victim)
     return atomic_exchange_explicit(&victim->lifo, NULL, memory_order_acq_rel);
 }
 
-static void *steal(struct fr_worker *worker)
+/* From the other cores, beginning anywhere. */
+static void *steal_from_others(struct fr_worker *worker)
 {
     struct fr_runtime *rt = worker->rt;
-    if (rt->solo) {
-        return NULL;
-    }
-    if (!worker->searching && !(worker->searching = fr_idle_to_searching(&rt->idle))) {
-        return NULL;
-    }
     count(&worker->steal_tries, 1);
-    uint32_t start = fr_random(worker) % rt->nworkers;
-    for (uint32_t i = 0; i < rt->nworkers; i++) {
-        struct fr_worker *victim = &rt->workers[(start + i) % rt->nworkers];
+    uint32_t start = fr_random(worker) % rt->nqueues;
+    for (uint32_t i = 0; i < rt->nqueues; i++) {
+        struct fr_worker *victim = &rt->workers[(start + i) % rt->nqueues];
         if (victim == worker) {
             continue;
         }
@@ -260,7 +262,40 @@ static void *steal(struct fr_worker *worker)
             return task;
         }
     }
-    return pull_injector(worker);
+    return NULL;
+}
+
+static void *steal(struct fr_worker *worker)
+{
+    struct fr_runtime *rt = worker->rt;
+    /* A lone worker has only the stand-in to steal from, which hands back by itself what it has when it is done. */
+    if (rt->solo || (rt->nworkers == 1 && !fr_stand_in_is_awake(rt))) {
+        return NULL;
+    }
+    if (!worker->searching && !(worker->searching = fr_idle_to_searching(&rt->idle))) {
+        return NULL;
+    }
+    void *task = steal_from_others(worker);
+    return task ? task : pull_injector(worker);
+}
+
+void *fr_worker_find(struct fr_worker *worker)
+{
+    void *task = fr_next_queued(worker);
+    return task ? task : steal_from_others(worker);
+}
+
+void fr_worker_hand_back(struct fr_worker *worker)
+{
+    void *task;
+    bool some = false;
+    while ((task = lifo_take(worker)) || (task = pop_local(worker))) {
+        inject(worker->rt, task);
+        some = true;
+    }
+    if (some) {
+        fr_notify(worker->rt);
+    }
 }
 
 /* ---- clock and driver ---- */
@@ -289,11 +324,21 @@ static void calibrate(struct fr_worker *worker)
     worker->turn_at_ticks = ticks + worker->ticks_per_ms;
 }
 
+int fr_turn(struct fr_runtime *rt, int64_t timeout_ns)
+{
+    int woken = fr_driver_turn(&rt->driver, timeout_ns);
+    if (rt->driver.interrupted) { /* the pipe is empty now, and its thread may be in wait_nudged() */
+        rt->driver.interrupted = false;
+        fr_nudge_blockers(rt);
+    }
+    return woken;
+}
+
 /* The caller owns the driver. */
 static int turn(struct fr_worker *worker, int64_t timeout_ns)
 {
     worker->in_driver = true;
-    int woken = fr_driver_turn(&worker->rt->driver, timeout_ns);
+    int woken = fr_turn(worker->rt, timeout_ns);
     worker->in_driver = false;
     count(&worker->turns, 1);
     return woken;
@@ -326,12 +371,6 @@ static void look_at_driver(struct fr_worker *worker)
     if (woken > 1 && !worker->rt->solo) {
         fr_notify(worker->rt);
     }
-}
-
-static bool stopped(struct fr_runtime *rt)
-{
-    /* acquire: pairs with fr_shutdown() moving the phase */
-    return atomic_load_explicit(&rt->phase, memory_order_acquire) == FR_PHASE_STOPPED;
 }
 
 static bool is_set(struct fr_event *event)
@@ -399,7 +438,7 @@ static bool poll_one(struct fr_worker *worker, struct fr_task *task)
 }
 
 /* Runs a task, then what it put into the LIFO slot, within one budget and at most MAX_LIFO_POLLS times. */
-static bool run_task(struct fr_worker *worker, struct fr_task *task, uint64_t now)
+bool fr_worker_run_task(struct fr_worker *worker, struct fr_task *task, uint64_t now)
 {
     leave_search(worker);
     fr_thread.budget = FR_BUDGET;
@@ -427,12 +466,12 @@ static bool run_task(struct fr_worker *worker, struct fr_task *task, uint64_t no
 
 /* ---- parking ---- */
 
-static bool work_anywhere(struct fr_runtime *rt)
+bool fr_work_anywhere(struct fr_runtime *rt)
 {
     if (!fr_inject_is_empty(&rt->inject)) {
         return true;
     }
-    for (uint32_t i = 0; i < rt->nworkers; i++) {
+    for (uint32_t i = 0; i < rt->nqueues; i++) {
         if (fr_queue_len(&rt->workers[i].queue) > 0) {
             return true;
         }
@@ -502,13 +541,34 @@ static bool jump_clock(struct fr_worker *worker)
     return true;
 }
 
-void fr_drain(struct fr_runtime *rt, uint32_t *seen)
+int fr_drain(struct fr_runtime *rt, uint32_t *seen)
 {
     uint32_t epoch = atomic_load_explicit(&rt->drain_epoch, memory_order_relaxed); /* a hint that comes with a wake */
-    if (epoch != *seen) {
-        *seen = epoch;
-        fr_call_hook(rt->mod->drain, NULL);
+    if (epoch == *seen) {
+        return 0;
     }
+    *seen = epoch;
+    PyObject *done = PyObject_CallNoArgs(rt->mod->drain);
+    Py_XDECREF(done);
+    return done ? 0 : -1;
+}
+
+/* What a signal handler raises ends block_on; worker threads get no signals. */
+static int check_signals(struct fr_worker *worker)
+{
+    return worker->rt->current_thread ? PyErr_CheckSignals() : 0;
+}
+
+static int drain(struct fr_worker *worker)
+{
+    if (!fr_drain(worker->rt, &worker->drained)) {
+        return 0;
+    }
+    if (worker->rt->current_thread) {
+        return -1;
+    }
+    PyErr_WriteUnraisable(NULL);
+    return 0;
 }
 
 /* Destructors, hooks and signal handlers that ran while we were counted as parked may have left us work. */
@@ -522,10 +582,10 @@ static bool has_own_work(struct fr_worker *worker)
 static int park(struct fr_worker *worker, struct fr_event *until)
 {
     struct fr_runtime *rt = worker->rt;
-    fr_call_hook(rt->hooks.thread_park, NULL);
+    fr_call_hook(rt, rt->hooks.thread_park, NULL);
     bool last = fr_idle_to_parked(&rt->idle, worker->index, worker->searching);
     worker->searching = false;
-    if ((last || rt->solo) && work_anywhere(rt)) {
+    if ((last || rt->solo) && fr_work_anywhere(rt)) {
         fr_notify(rt); /* may well choose us */
     }
     count(&worker->parks, 1);
@@ -534,16 +594,14 @@ static int park(struct fr_worker *worker, struct fr_event *until)
         int woken = 0;
         bool notified = false;
         int err = 0;
-        if (!has_own_work(worker)) {
+        result = check_signals(worker); /* a turn that did not sleep may have emptied the signal pipe */
+        if (!result && !has_own_work(worker) && !is_set(until)) {
             PyThreadState *state = PyEval_SaveThread();
             err = sleep_once(worker, &woken, &notified);
             PyEval_RestoreThread(state);
+            result = drain(worker) ? -1 : check_signals(worker);
         }
-        fr_drain(rt, &worker->drained);
-        if (rt->current_thread && !woken && !notified) {
-            result = PyErr_CheckSignals();
-        }
-        bool leave = woken || result || err == -EINTR || has_own_work(worker) || stopped(rt) || is_set(until) ||
+        bool leave = woken || result || err == -EINTR || has_own_work(worker) || fr_stopped(rt) || is_set(until) ||
                      next_jump(rt) != UINT64_MAX;
         if (leave) {
             /* False: somebody chose us meanwhile, so we are counted as searching [I5]. */
@@ -560,12 +618,12 @@ static int park(struct fr_worker *worker, struct fr_event *until)
             break;
         }
     }
-    fr_call_hook(rt->hooks.thread_unpark, NULL);
+    fr_call_hook(rt, rt->hooks.thread_unpark, NULL);
     return result;
 }
 
-/* The runtime stopped while this worker was stuck in a poll: what is queued behind it ends here, closed. */
-static void close_queued(struct fr_worker *worker)
+/* It was stuck in a poll meanwhile, perhaps. */
+void fr_worker_close_queued(struct fr_worker *worker)
 {
     struct fr_task *task;
     while ((task = fr_next_queued(worker))) {
@@ -585,7 +643,7 @@ int fr_worker_run(struct fr_worker *worker, struct fr_event *until)
         if (is_due(&worker->until_turn, rt->event_interval) || (int64_t)(now - worker->turn_at_ticks) >= 0) {
             look_at_driver(worker);
             now = fr_clock_ticks();
-            if (stopped(rt)) {
+            if (fr_stopped(rt)) {
                 break;
             }
         }
@@ -594,22 +652,22 @@ int fr_worker_run(struct fr_worker *worker, struct fr_event *until)
             task = steal(worker);
         }
         if (task) {
-            if (!run_task(worker, task, now)) {
+            if (!fr_worker_run_task(worker, task, now)) {
                 return fr_forked(rt) ? raise_forked() : 0;
             }
         } else if (!jump_clock(worker)) {
             if (park(worker, until)) {
                 return -1;
             }
-            if (stopped(rt)) {
+            if (fr_stopped(rt)) {
                 break;
             }
             calibrate(worker);
         }
     }
     leave_search(worker);
-    if (stopped(rt)) {
-        close_queued(worker);
+    if (fr_stopped(rt)) {
+        fr_worker_close_queued(worker);
     }
     return 0;
 }
@@ -642,6 +700,8 @@ int fr_worker_init(struct fr_worker *worker, struct fr_runtime *rt, uint32_t ind
     worker->free[FR_FREE_PERMIT].type = mod->permit_type;
     worker->free[FR_FREE_GUARD].type = mod->guard_type;
     worker->free[FR_FREE_NOTIFIED].type = mod->notified_type;
+    worker->free[FR_FREE_CANCEL_SCOPE].type = mod->cancel_scope_type;
+    worker->free[FR_FREE_SET_WAIT].type = mod->set_wait_type;
     worker->free[FR_FREE_SEND].type = mod->mpsc_types[FR_MPSC_SEND];
     worker->free[FR_FREE_MPSC_RECV].type = mod->mpsc_types[FR_MPSC_RECV];
     worker->free[FR_FREE_MPSC_PERMIT].type = mod->mpsc_types[FR_MPSC_PERMIT];
@@ -684,27 +744,39 @@ static void set_asyncgen_hooks(struct fr_runtime *rt)
     }
 }
 
-static void worker_main(struct fr_runtime *rt, void *arg)
+void fr_worker_enter(struct fr_worker *worker)
 {
-    struct fr_worker *worker = arg;
+    struct fr_runtime *rt = worker->rt;
     fr_thread.worker = worker;
     fr_thread.core = (CoreObject *)rt->core;
     atomic_store_explicit(&worker->thread_ident, PyThread_get_thread_ident(), memory_order_relaxed); /* for reports */
     set_asyncgen_hooks(rt);
-    fr_call_hook(rt->hooks.thread_start, NULL);
-    if (fr_worker_run(worker, NULL)) {
-        PyErr_WriteUnraisable(NULL);
-    }
-    fr_call_hook(rt->hooks.thread_stop, NULL);
+    fr_call_hook(rt, rt->hooks.thread_start, NULL);
+}
+
+void fr_worker_leave(struct fr_runtime *rt)
+{
+    fr_call_hook(rt, rt->hooks.thread_stop, NULL);
     if (fr_set_asyncgen_hooks(Py_None, Py_None)) {
         PyErr_Clear();
     }
     fr_thread = (struct fr_thread){.worker = NULL};
 }
 
+static void worker_main(struct fr_runtime *rt, void *arg)
+{
+    fr_worker_enter(arg);
+    if (fr_worker_run(arg, NULL)) {
+        PyErr_WriteUnraisable(NULL);
+    }
+    fr_worker_leave(rt);
+}
+
 int fr_worker_start(struct fr_worker *worker)
 {
-    return fr_thread_spawn(worker->rt, "worker", worker->index, worker_main, worker);
+    bool stands_in = worker->index >= worker->rt->nworkers;
+    return fr_thread_spawn(worker->rt, stands_in ? "stand-in" : "worker", stands_in ? 0 : worker->index,
+                           stands_in ? fr_stand_in_main : worker_main, worker);
 }
 
 /* block_in_place: another thread goes on with this core [R4]; the caller finishes its poll without one. */

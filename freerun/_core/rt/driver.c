@@ -8,11 +8,12 @@
 
 #include "clock.h"
 
-enum { IO_BLOCK = 64, MAX_EVENTS = 256, EXPIRE_BATCH = 64 };
+enum { IO_BLOCK = 64, MAX_EVENTS = 256, EXPIRE_BATCH = 64, MAX_FILES = 2048 }; /* half of the completion queue */
 #define TICK_NS         UINT64_C(1000000)
 #define TOKEN_EVENTFD   UINT64_C(1)
 #define TOKEN_INTERRUPT UINT64_C(2)
 #define POINTER_MASK    UINT64_C(0x0000ffffffffffff)
+#define GEN_MASK        UINT64_C(0x7fff) /* the highest bit is FR_POLLER_FILE */
 
 struct fr_io_block {
     struct fr_io_block *next;
@@ -295,7 +296,7 @@ static int fr_io_dispatch(struct fr_io *io, uint32_t gen, uint32_t bits, void **
 {
     int n = 0;
     fr_mutex_lock(&io->lock);
-    if ((io->gen & 0xffff) == gen) {
+    if ((io->gen & GEN_MASK) == gen) {
         uint32_t old = atomic_load_explicit(&io->ready, memory_order_relaxed), new; /* validated by the CAS */
         do {
             new = (old | bits) + FR_READY_TICK;
@@ -318,6 +319,7 @@ static void drain_interrupt(struct fr_driver *driver)
     char buffer[64];
     while (read(driver->interrupt_fd, buffer, sizeof buffer) > 0) {
     }
+    driver->interrupted = true;
 }
 
 static void drain_eventfd(struct fr_driver *driver)
@@ -329,7 +331,7 @@ static void drain_eventfd(struct fr_driver *driver)
 
 static uint64_t token_of(const struct fr_io *io)
 {
-    return (uint64_t)(uintptr_t)io | (uint64_t)(io->gen & 0xffff) << 48;
+    return (uint64_t)(uintptr_t)io | (io->gen & GEN_MASK) << 48;
 }
 
 enum { IO_EVENTS = EPOLLIN | EPOLLOUT | EPOLLRDHUP };
@@ -362,11 +364,50 @@ static int dispatch_io(struct fr_driver *driver, const struct fr_poller_event *e
     return n;
 }
 
+/* ---- files ---- */
+
+static uint64_t token_of_file(const struct fr_file_op *op)
+{
+    return (uint64_t)(uintptr_t)op | FR_POLLER_FILE;
+}
+
+int fr_driver_submit_file(struct fr_driver *driver, struct fr_file_op *op, const struct fr_file_request *request)
+{
+    int err = -EAGAIN;
+    /* relaxed: a limit that may be overstepped by a few, and a hint for the next turn [D7] */
+    if (atomic_fetch_add_explicit(&driver->files, 1, memory_order_relaxed) < MAX_FILES) {
+        err = fr_poller_file(&driver->poller, request, token_of_file(op));
+    }
+    if (err) {
+        atomic_fetch_sub_explicit(&driver->files, 1, memory_order_relaxed); /* the same */
+    }
+    return err;
+}
+
+void fr_driver_cancel_file(struct fr_driver *driver, struct fr_file_op *op)
+{
+    fr_poller_file_cancel(&driver->poller, token_of_file(op));
+}
+
+static void finish_file(struct fr_driver *driver, const struct fr_poller_event *event)
+{
+    struct fr_file_op *op = (struct fr_file_op *)(uintptr_t)(event->token & ~FR_POLLER_FILE);
+    void *task = op->task;
+    op->result = event->result;
+    /* release, and last: pairs with fr_file_is_done() [D7] */
+    atomic_store_explicit(&op->done, true, memory_order_release);
+    atomic_fetch_sub_explicit(&driver->files, 1, memory_order_relaxed); /* a hint */
+    driver->wake(driver->ctx, task);
+}
+
 static int dispatch_events(struct fr_driver *driver, const struct fr_poller_event *events, int n)
 {
     int woken = 0;
     for (int i = 0; i < n; i++) {
-        if (events[i].token == TOKEN_EVENTFD) {
+        if (fr_poller_is_file(events[i].token)) {
+            finish_file(driver, &events[i]);
+            woken++;
+        } else if (events[i].token == TOKEN_EVENTFD) {
             drain_eventfd(driver);
         } else if (events[i].token == TOKEN_INTERRUPT) {
             drain_interrupt(driver);

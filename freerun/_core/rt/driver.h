@@ -19,6 +19,8 @@
  *               `ready` and takes the waiters under it: no wake-up is lost.
  *            D4 the descriptor is closed only when CLOSED is set and no system call is in progress.
  *            D5 a timer inserted with an earlier deadline than `sleeping` kicks the eventfd, else nobody is woken.
+ *            D7 a file's request is counted in `files` from before it is submitted until its event was seen; `done` is
+ *               set before its task is woken, and nothing of the request is touched after `done`.
  *            D6 `fired` is the last thing the driver writes into an fr_sleep, and before it wakes the task: whoever
  *               sees it owns the memory, and a task that was woken by it sees it.
  * LOCKS      timer_lock, io->lock and slab->lock are leaves: nothing is called while one is held but list and wheel
@@ -90,6 +92,7 @@ struct fr_driver {
     struct fr_poller poller;
     int evfd;
     int interrupt_fd;                    /* drained by a turn, so that it interrupts once; -1: none */
+    bool interrupted;                    /* a turn has drained it; owner, who sets it back */
     void (*wake)(void *ctx, void *task); /* takes over the reference; never called under a lock */
     uint64_t (*now)(void *ctx);          /* the runtime's clock, which may be paused */
     _Atomic uint64_t alarm_ns;           /* fr_clock_ns() at which wake(ctx, NULL) is called; 0: none; paused or not */
@@ -103,6 +106,14 @@ struct fr_driver {
     uint64_t epoch_ns;
 
     struct fr_io_slab *slab;
+    _Atomic uint32_t files; /* requests of files under way; no lock, relaxed: a hint, and a limit [D7] */
+};
+
+/* A request of a file: its owner makes it, the driver says what came of it. */
+struct fr_file_op {
+    void *task; /* one reference from the submission until `done` */
+    int32_t result;
+    _Atomic bool done; /* the driver sets it (release) */
 };
 
 /* A pending sleep: `timer` is first so that the wheel's list leads back here. */
@@ -156,7 +167,18 @@ static inline bool fr_driver_sleep_fired(struct fr_sleep *sleep)
 /* Whether no descriptor is registered: the poller then has nothing to say. A hint. */
 static inline bool fr_driver_has_no_io(struct fr_driver *driver)
 {
-    return atomic_load_explicit(&driver->slab->registered, memory_order_relaxed) == 0; /* a hint */
+    return atomic_load_explicit(&driver->slab->registered, memory_order_relaxed) == 0 && /* hints */
+           atomic_load_explicit(&driver->files, memory_order_relaxed) == 0;
+}
+
+/* io_uring only: asks for it, and wakes op->task when it is done. 0 or -errno: then nothing was asked for, and the
+ * reference is still the caller's. Detached: one system call. */
+int fr_driver_submit_file(struct fr_driver *driver, struct fr_file_op *op, const struct fr_file_request *request);
+/* It ends soon, done or not. Not after `done`. */
+void fr_driver_cancel_file(struct fr_driver *driver, struct fr_file_op *op);
+static inline bool fr_file_is_done(struct fr_file_op *op)
+{
+    return atomic_load_explicit(&op->done, memory_order_acquire); /* pairs with finish_file() [D7] */
 }
 
 /* The first tick of the wheel that is not before `ns`, in ns. */

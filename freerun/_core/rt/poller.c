@@ -9,7 +9,7 @@
 #include "uring.h"
 
 enum { MAX_EVENTS = 256 };
-#define TOKEN_EPOLL UINT64_MAX /* the ring's: the epoll instance has something */
+#define TOKEN_EPOLL FR_POLLER_EPOLL_TOKEN /* the ring's: the epoll instance has something */
 
 int fr_poller_init(struct fr_poller *poller, enum fr_poller_kind kind)
 {
@@ -59,6 +59,16 @@ void fr_poller_remove(struct fr_poller *poller, int fd, uint64_t token)
     if (elsewhere && poller->ring) {
         fr_uring_poll_remove(poller->ring, token);
     }
+}
+
+int fr_poller_file(struct fr_poller *poller, const struct fr_file_request *request, uint64_t token)
+{
+    return poller->ring ? fr_uring_file(poller->ring, request, token) : -ENOSYS;
+}
+
+void fr_poller_file_cancel(struct fr_poller *poller, uint64_t token)
+{
+    fr_uring_poll_remove(poller->ring, token);
 }
 
 /* Rounded up: a timer must not find itself a fraction of a millisecond early, again and again. */

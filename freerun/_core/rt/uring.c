@@ -183,6 +183,40 @@ void fr_uring_poll_remove(struct fr_uring *ring, uint64_t token)
     submit(ring, &sqe);
 }
 
+/* ---- files ---- */
+
+int fr_uring_file(struct fr_uring *ring, const struct fr_file_request *request, uint64_t token)
+{
+    static const uint8_t opcodes[] = {[FR_FILE_READ] = IORING_OP_READ,
+                                      [FR_FILE_WRITE] = IORING_OP_WRITE,
+                                      [FR_FILE_SYNC] = IORING_OP_FSYNC,
+                                      [FR_FILE_OPEN] = IORING_OP_OPENAT,
+                                      [FR_FILE_STAT] = IORING_OP_STATX};
+    struct io_uring_sqe sqe = {.opcode = opcodes[request->kind],
+                               .flags = request->async ? IOSQE_ASYNC : 0,
+                               .fd = request->fd,
+                               .addr = (uint64_t)(uintptr_t)request->address,
+                               .len = request->length,
+                               .user_data = token};
+    switch (request->kind) {
+    case FR_FILE_READ:
+    case FR_FILE_WRITE:
+        sqe.off = (uint64_t)request->offset;
+        break;
+    case FR_FILE_SYNC:
+        sqe.fsync_flags = request->flags ? IORING_FSYNC_DATASYNC : 0;
+        break;
+    case FR_FILE_OPEN:
+        sqe.len = request->mode;
+        sqe.open_flags = request->flags;
+        break;
+    default:
+        sqe.statx_flags = request->flags;
+        sqe.off = (uint64_t)(uintptr_t)request->second;
+    }
+    return submit(ring, &sqe);
+}
+
 /* ---- completion ---- */
 
 static int reap(struct fr_uring *ring, struct fr_poller_event *out, int max)
@@ -194,6 +228,10 @@ static int reap(struct fr_uring *ring, struct fr_poller_event *out, int max)
     for (; head != tail && n < max; head++) {
         const struct io_uring_cqe *cqe = &ring->cqes[head & ring->cq_mask];
         if (cqe->user_data == 0) { /* the answer to a removal */
+            continue;
+        }
+        if (fr_poller_is_file(cqe->user_data)) {
+            out[n++] = (struct fr_poller_event){.token = cqe->user_data, .result = cqe->res};
             continue;
         }
         bool refused = cqe->res < 0 && cqe->res != -ECANCELED; /* it would be again; the next system call tells why */
@@ -261,6 +299,12 @@ int fr_uring_poll_add(struct fr_uring *ring, int fd, uint32_t events, uint64_t t
 void fr_uring_poll_remove(struct fr_uring *ring, uint64_t token)
 {
     (void)ring, (void)token;
+}
+
+int fr_uring_file(struct fr_uring *ring, const struct fr_file_request *request, uint64_t token)
+{
+    (void)ring, (void)request, (void)token;
+    return -ENOSYS;
 }
 
 int fr_uring_wait(struct fr_uring *ring, struct fr_poller_event *out, int max, int64_t timeout_ns)

@@ -1,12 +1,14 @@
 /* The poller, both kinds: what becomes ready is said, once for each edge; what was removed holds nothing; a registration
- * outlives the thread that made it. */
+ * outlives the thread that made it; a file's request has one answer. */
 #include <errno.h>
 #include <fcntl.h>
 #include <pthread.h>
 #include <stdatomic.h>
+#include <stdlib.h>
 #include <string.h>
 #include <sys/epoll.h>
 #include <sys/socket.h>
+#include <sys/stat.h>
 #include <sys/un.h>
 #include <unistd.h>
 
@@ -247,8 +249,94 @@ static void test_churn(struct check_env *env)
     fr_poller_destroy(&poller);
 }
 
+/* ---- requests of files ---- */
+
+static int32_t result_of(struct fr_poller *poller, uint64_t token)
+{
+    for (;;) {
+        struct fr_poller_event events[4];
+        int n = fr_poller_wait(poller, events, 4, INT64_C(20) * SECOND);
+        CHECK(n == 0 || n == 1);
+        if (n) {
+            CHECK_EQ(events[0].token, token);
+            CHECK(fr_poller_is_file(token) && !events[0].ended);
+            return events[0].result;
+        }
+    }
+}
+
+static int32_t request(struct fr_poller *poller, struct fr_file_request what, uint64_t number)
+{
+    CHECK_EQ(fr_poller_file(poller, &what, number | FR_POLLER_FILE), 0);
+    return result_of(poller, number | FR_POLLER_FILE);
+}
+
+static void test_files(void)
+{
+    struct fr_poller poller;
+    char path[] = "/tmp/freerun-poller-XXXXXX", text[] = "0123456789", back[sizeof text] = "";
+    CHECK_EQ(fr_poller_init(&poller, kind), 0);
+    struct fr_file_request sync = {.kind = FR_FILE_SYNC, .fd = 0};
+    if (kind == FR_POLLER_EPOLL) {
+        CHECK_EQ(fr_poller_file(&poller, &sync, FR_POLLER_FILE | 8), -ENOSYS);
+        fr_poller_destroy(&poller);
+        return;
+    }
+    close(mkstemp(path));
+    int fd = request(
+        &poller,
+        (struct fr_file_request){.kind = FR_FILE_OPEN, .fd = AT_FDCWD, .address = path, .flags = O_RDWR | O_CLOEXEC},
+        8);
+    CHECK(fd >= 0);
+    struct fr_file_request put = {.kind = FR_FILE_WRITE, .fd = fd, .address = text, .length = 10, .offset = 5};
+    CHECK_EQ(request(&poller, put, 16), 10);
+    struct fr_file_request get = {.kind = FR_FILE_READ, .fd = fd, .address = back, .length = 10, .offset = 7};
+    CHECK_EQ(request(&poller, get, 24), 8);
+    CHECK_EQ(memcmp(back, "23456789", 8), 0);
+    CHECK_EQ(lseek(fd, 0, SEEK_CUR), 0); /* the position is the caller's to move */
+    sync.fd = fd;
+    CHECK_EQ(request(&poller, sync, 32), 0);
+    struct statx about;
+    CHECK_EQ(
+        request(
+            &poller,
+            (struct fr_file_request){
+                .kind = FR_FILE_STAT, .fd = AT_FDCWD, .address = path, .second = &about, .length = STATX_BASIC_STATS},
+            40),
+        0);
+    CHECK_EQ(about.stx_size, 15);
+    close(fd);
+    CHECK_EQ(request(&poller, get, 48), -EBADF);
+    unlink(path);
+    fr_poller_destroy(&poller);
+}
+
+static void test_a_request_is_cancelled(void)
+{
+    struct fr_poller poller;
+    int fds[2];
+    char byte;
+    if (kind == FR_POLLER_EPOLL) {
+        return;
+    }
+    CHECK_EQ(fr_poller_init(&poller, kind), 0);
+    CHECK_EQ(pipe2(fds, O_CLOEXEC), 0);
+    struct fr_file_request get = {.kind = FR_FILE_READ, .fd = fds[0], .address = &byte, .length = 1, .offset = -1};
+    CHECK_EQ(fr_poller_file(&poller, &get, FR_POLLER_FILE | 8), 0);
+    check_silent(&poller);
+    fr_poller_file_cancel(&poller, FR_POLLER_FILE | 8);
+    int32_t result = result_of(&poller, FR_POLLER_FILE | 8);
+    CHECK(result == -ECANCELED || result == -EINTR);
+    check_silent(&poller); /* one answer */
+    close(fds[0]);
+    close(fds[1]);
+    fr_poller_destroy(&poller);
+}
+
 static void test_all(struct check_env *env)
 {
+    test_files();
+    test_a_request_is_cancelled();
     test_edges();
     test_removed_is_let_go();
     test_the_thread_that_registered_exits();

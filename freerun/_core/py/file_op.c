@@ -1,0 +1,326 @@
+/* file_op: one request of a file to io_uring, as a task. The driver says that it is done by waking the task, whose poll,
+ * on a worker, makes the result.
+ *
+ * THREADS    fr_file_request(): any attached thread. The rest: who holds the task's RUNNING; finish_file() sets `done`.
+ * STATE      attached; detached around the system call.
+ * OWNERSHIP  the task holds the FileOpObject as its `coro`, that the buffer: both live until the kernel has said that it
+ *            is done with it, whoever aborts or drops what [F2].
+ * INVARIANTS F2 a task whose request is under way is neither completed nor closed.
+ *            F3 with FR_DUTY_MUST the request is made again until all is written, or an error is final: io_uring cancels
+ *               the requests of a thread that exits, and those that a signal hit.
+ * SHUTDOWN   reads are cancelled with their task, writes are waited for up to the deadline. What is under way then leaves
+ *            the runtime dirty: its memory and the ring stay.
+ * PROVED BY  tests/fs/
+ */
+#include <errno.h>
+#include <fcntl.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include "runtime.h"
+
+enum { INLINE_MOST = 65536, REQUEST_MOST = 1 << 30 };
+
+typedef struct {
+    PyObject_HEAD
+    struct fr_file_op op;
+    PyObject *bytes; /* what is read into, or written; a path */
+    PyObject *out;   /* STAT: the struct statx */
+    PyObject *name;  /* for errors: str or NULL */
+    PyObject *wrap, *end;
+    Py_ssize_t size, done; /* READ, WRITE: of the bytes */
+    int64_t offset;        /* READ, WRITE: where it begins; -1: in a stream */
+    int fd;
+    uint32_t flags, mode;
+    uint8_t kind;
+    bool asked_to_stop;
+} FileOpObject;
+
+bool fr_file_under_way(struct fr_task *task)
+{
+    FileOpObject *self = (FileOpObject *)task->coro;
+    return self && !fr_file_is_done(&self->op);
+}
+
+static struct fr_file_request request_of(FileOpObject *self)
+{
+    Py_ssize_t left = self->size - self->done;
+    return (struct fr_file_request){
+        .address = self->bytes ? PyBytes_AS_STRING(self->bytes) + self->done : NULL,
+        .second = self->out ? PyBytes_AS_STRING(self->out) : NULL,
+        .length =
+            self->kind == FR_FILE_STAT ? STATX_BASIC_STATS : (uint32_t)(left > REQUEST_MOST ? REQUEST_MOST : left),
+        .offset = self->offset < 0 ? -1 : self->offset + self->done,
+        .flags = self->flags,
+        .mode = self->mode,
+        .fd = self->fd,
+        .kind = self->kind,
+        /* Tried at once, an open would be O_NONBLOCK: of a FIFO that nobody else has open it would be none. */
+        .async = left > INLINE_MOST || self->kind == FR_FILE_OPEN,
+    };
+}
+
+int fr_file_submit(struct fr_task *task)
+{
+    struct fr_runtime *rt = task->rt;
+    FileOpObject *self = (FileOpObject *)task->coro;
+    struct fr_file_request request = request_of(self);
+    self->op.task = task;
+    atomic_store_explicit(&self->op.done, false, memory_order_relaxed); /* nobody else knows it yet */
+    fr_task_ref(task);
+    atomic_fetch_add_explicit(&rt->blocking_running, 1, memory_order_relaxed); /* a paused clock does not jump */
+    PyThreadState *state = PyEval_SaveThread();
+    int err = fr_driver_submit_file(&rt->driver, &self->op, &request);
+    PyEval_RestoreThread(state);
+    if (err) {
+        atomic_store_explicit(&self->op.done, true, memory_order_relaxed);         /* the same */
+        atomic_fetch_sub_explicit(&rt->blocking_running, 1, memory_order_relaxed); /* it never ran */
+        fr_task_unref(task);
+    }
+    return err;
+}
+
+/* ---- the result ---- */
+
+static PyObject *error_of(FileOpObject *self, int err)
+{
+    errno = err;
+    if (self->name) {
+        PyErr_SetFromErrnoWithFilenameObject(PyExc_OSError, self->name);
+    } else {
+        PyErr_SetFromErrno(PyExc_OSError);
+    }
+    if (self->kind == FR_FILE_WRITE) {
+        PyObject *error = PyErr_GetRaisedException();
+        PyObject *note = PyUnicode_FromFormat("%zd of %zd bytes were written", self->done, self->size);
+        PyObject *done = note ? PyObject_CallMethod(error, "add_note", "O", note) : NULL;
+        Py_XDECREF(note);
+        Py_XDECREF(done);
+        PyErr_Clear();
+        PyErr_SetRaisedException(error);
+    }
+    return NULL;
+}
+
+/* Nobody else knows the bytes yet. They were made on another thread, so that _PyBytes_Resize() would not have them. */
+static PyObject *what_was_read(FileOpObject *self, int32_t result)
+{
+    if (result < self->size / 2) {
+        return PyBytes_FromStringAndSize(PyBytes_AS_STRING(self->bytes), result);
+    }
+    PyObject *bytes = self->bytes;
+    self->bytes = NULL;
+    Py_SET_SIZE((PyVarObject *)bytes, result);
+    PyBytes_AS_STRING(bytes)[result] = 0;
+    return bytes;
+}
+
+static PyObject *value_of(FileOpObject *self, int32_t result)
+{
+    switch (self->kind) {
+    case FR_FILE_READ:
+        return what_was_read(self, result);
+    case FR_FILE_OPEN:
+        return PyLong_FromLong(result);
+    case FR_FILE_STAT:
+        return Py_NewRef(self->out);
+    default:
+        return Py_NewRef(Py_None);
+    }
+}
+
+static PyObject *result_of(FileOpObject *self, int32_t result)
+{
+    PyObject *value = result < 0 ? error_of(self, -result) : value_of(self, result);
+    if (value && self->wrap) {
+        Py_SETREF(value, PyObject_CallOneArg(self->wrap, value));
+    }
+    return value;
+}
+
+static void call_end(FileOpObject *self)
+{
+    if (!self->end) {
+        return;
+    }
+    PyObject *error = PyErr_GetRaisedException();
+    PyObject *done = PyObject_CallNoArgs(self->end);
+    if (!done) {
+        PyErr_WriteUnraisable(self->end);
+    }
+    Py_XDECREF(done);
+    PyErr_SetRaisedException(error);
+}
+
+/* ---- one step ---- */
+
+static bool is_final(struct fr_task *task, FileOpObject *self, int32_t *result)
+{
+    if ((self->kind == FR_FILE_WRITE || self->kind == FR_FILE_READ) && *result > 0) {
+        self->done += *result;
+        return self->kind == FR_FILE_READ || self->done == self->size;
+    }
+    if (self->kind == FR_FILE_WRITE && *result == 0) {
+        *result = -EIO; /* it takes nothing: for ever, probably */
+    }
+    bool again = *result == -EINTR || *result == -ECANCELED;
+    return !again || (self->asked_to_stop && task->duty != FR_DUTY_MUST);
+}
+
+static enum fr_poll_result wait_on(struct fr_task *task)
+{
+    return fr_state_end_poll(&task->state) ? FR_POLL_REQUEUE : FR_POLL_DONE;
+}
+
+/* The file's position is the kernel's to keep: whoever uses the descriptor otherwise finds it where it should be. */
+static void move_position(FileOpObject *self)
+{
+    if (self->offset >= 0 && self->done > 0) {
+        lseek(self->fd, self->offset + self->done, SEEK_SET); /* it could be asked where it was: it has one */
+    }
+}
+
+static void finish(struct fr_task *task, FileOpObject *self, int32_t result)
+{
+    move_position(self);
+    bool cancelled = self->asked_to_stop && (result == -ECANCELED || result == -EINTR);
+    PyObject *value = cancelled ? NULL : result_of(self, result);
+    call_end(self);
+    PyObject *error = PyErr_GetRaisedException();
+    enum fr_outcome outcome = cancelled ? FR_OUT_CANCELLED : value ? FR_OUT_RETURNED : FR_OUT_RAISED;
+    fr_task_complete(task, outcome, outcome == FR_OUT_RAISED ? error : value);
+}
+
+/* Woken: it is done, or somebody aborts it. */
+enum fr_poll_result fr_file_poll(struct fr_task *task, uint64_t state)
+{
+    struct fr_runtime *rt = task->rt;
+    FileOpObject *self = (FileOpObject *)task->coro;
+    if (!fr_file_is_done(&self->op)) {
+        if ((state & FR_CANCELLED) && task->duty != FR_DUTY_MUST && !self->asked_to_stop) {
+            self->asked_to_stop = true;
+            PyThreadState *attached = PyEval_SaveThread();
+            fr_driver_cancel_file(&rt->driver, &self->op);
+            PyEval_RestoreThread(attached);
+        }
+        return wait_on(task);
+    }
+    /* release: pairs with jump_clock() */
+    atomic_fetch_sub_explicit(&rt->blocking_running, 1, memory_order_release);
+    int32_t result = self->op.result;
+    if (!is_final(task, self, &result)) {
+        int err = fr_file_submit(task);
+        if (!err) {
+            return wait_on(task);
+        }
+        result = err;
+    }
+    finish(task, self, result);
+    return FR_POLL_DONE;
+}
+
+/* ---- the type ---- */
+
+static void file_op_dealloc(PyObject *op)
+{
+    FileOpObject *self = (FileOpObject *)op;
+    PyTypeObject *type = Py_TYPE(op);
+    Py_XDECREF(self->bytes);
+    Py_XDECREF(self->out);
+    Py_XDECREF(self->name);
+    Py_XDECREF(self->wrap);
+    Py_XDECREF(self->end);
+    type->tp_free(op);
+    Py_DECREF(type);
+}
+
+static PyType_Slot file_op_slots[] = {
+    {Py_tp_doc, "A request of a file, under way."},
+    {Py_tp_dealloc, file_op_dealloc},
+    {0, NULL},
+};
+
+static PyType_Spec file_op_spec = {
+    .name = "freerun._core._native.FileOperation",
+    .basicsize = sizeof(FileOpObject),
+    .flags = Py_TPFLAGS_DEFAULT | Py_TPFLAGS_IMMUTABLETYPE | Py_TPFLAGS_DISALLOW_INSTANTIATION,
+    .slots = file_op_slots,
+};
+
+static int take_data(FileOpObject *self, PyObject *data)
+{
+    if (PyBytes_Check(data)) {
+        self->bytes = Py_NewRef(data);
+        self->size = self->kind == FR_FILE_WRITE ? PyBytes_GET_SIZE(data) : 0;
+    } else if (data != Py_None) {
+        self->size = PyLong_AsSsize_t(data);
+        if (self->size <= 0) {
+            if (!PyErr_Occurred()) {
+                PyErr_SetString(PyExc_ValueError, "argument 'data' must be positive");
+            }
+            return -1;
+        }
+        self->bytes = PyBytes_FromStringAndSize(NULL, self->size);
+        if (!self->bytes) {
+            return -1;
+        }
+    }
+    if (self->kind == FR_FILE_STAT && !(self->out = PyBytes_FromStringAndSize(NULL, sizeof(struct statx)))) {
+        return -1;
+    }
+    return 0;
+}
+
+static FileOpObject *file_op_new(struct fr_module *mod, int kind, PyObject *data, PyObject *name, PyObject *wrap,
+                                 PyObject *end)
+{
+    FileOpObject *self = (FileOpObject *)mod->file_op_type->tp_alloc(mod->file_op_type, 0); /* zeroed */
+    if (!self) {
+        return NULL;
+    }
+    self->kind = (uint8_t)kind;
+    self->name = name == Py_None ? NULL : Py_NewRef(name);
+    self->wrap = wrap == Py_None ? NULL : Py_NewRef(wrap);
+    self->end = end == Py_None ? NULL : Py_NewRef(end);
+    if (take_data(self, data)) {
+        Py_CLEAR(self);
+    }
+    return self;
+}
+
+PyObject *fr_file_request(PyObject *module, PyObject *args)
+{
+    struct fr_module *mod = PyModule_GetState(module);
+    int must, kind, fd;
+    long long offset;
+    unsigned int flags, mode;
+    PyObject *data, *name, *wrap, *end;
+    struct fr_visit visit;
+    if (!PyArg_ParseTuple(args, "piiOLIIOOO", &must, &kind, &fd, &data, &offset, &flags, &mode, &name, &wrap, &end) ||
+        !fr_visit_current(mod, &visit)) {
+        return NULL;
+    }
+    PyObject *handle = NULL;
+    if (kind < FR_FILE_READ || kind > FR_FILE_STAT) {
+        PyErr_SetString(PyExc_ValueError, "argument 'kind' must be one of 0 to 4");
+    } else if (!visit.rt->driver.poller.ring) {
+        handle = Py_NewRef(Py_None);
+    } else {
+        FileOpObject *self = file_op_new(mod, kind, data, name, wrap, end);
+        if (self) {
+            self->fd = fd;
+            self->offset = offset;
+            self->flags = flags;
+            self->mode = mode;
+            handle = fr_task_spawn_file(visit.rt, (PyObject *)self, must ? FR_DUTY_MUST : FR_DUTY_LATE);
+            Py_DECREF(self);
+        }
+    }
+    fr_visit_end(&visit);
+    return handle;
+}
+
+int fr_file_add_types(struct fr_module *mod)
+{
+    return fr_module_add_type(mod, &mod->file_op_type, &file_op_spec, NULL);
+}

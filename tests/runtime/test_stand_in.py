@@ -1,0 +1,301 @@
+"""Tasks are polled while every worker is stuck, by the stand-in; and what becomes of it."""
+
+from __future__ import annotations
+
+import os
+import socket
+import threading
+from collections.abc import AsyncIterator
+from typing import Any
+
+import pytest
+from engine_support import build, drive_until_parked, occupy_all, threads_named, unique_name, wait_gone
+from support import PATIENCE, STOOD_IN_FOR, STRICT, Flavor, only, wait_until
+
+import freerun
+from freerun.sync import oneshot
+
+MANY = 200
+
+
+async def tick(ticks: list[int]) -> None:
+    for i in range(MANY):
+        await freerun.time.sleep(0.001)
+        ticks.append(i)
+
+
+@only(*STOOD_IN_FOR)
+def test_timers_go_on(rt: freerun.Runtime, flavor: Flavor) -> None:
+    ticks: list[int] = []
+    handle = rt.spawn(tick, ticks)
+    wait_until(lambda: ticks)
+    release = occupy_all(rt, flavor)
+    handle.blocking_result(PATIENCE)
+    assert ticks == list(range(MANY))
+    assert rt.metrics().stand_in_polls > 0
+    release()
+
+
+@only(*STOOD_IN_FOR)
+def test_connections_are_accepted_and_served(rt: freerun.Runtime, flavor: Flavor) -> None:
+    async def serve(listener: freerun.net.TcpListener) -> None:
+        async for stream, _ in listener:
+            freerun.spawn(answer, stream)
+
+    async def answer(stream: freerun.net.TcpStream) -> None:
+        async with stream:
+            while data := await stream.read():
+                await stream.write_all(data.upper())
+
+    async def bind() -> freerun.net.TcpListener:
+        return await freerun.net.TcpListener.bind("127.0.0.1:0")
+
+    listener = rt.block_on(bind)
+    server = rt.spawn(serve, listener)
+    drive_until_parked(rt, server)
+    release = occupy_all(rt, flavor)
+    for _ in range(10):
+        with socket.create_connection(listener.local_addr, PATIENCE) as client:
+            client.settimeout(PATIENCE)
+            for _ in range(3):
+                client.sendall(b"hello")
+                assert client.recv(10) == b"HELLO"
+    release()
+    server.abort()
+    listener.close()
+
+
+@only(*STOOD_IN_FOR)
+def test_what_was_queued_behind_the_call_is_run(rt: freerun.Runtime, flavor: Flavor) -> None:
+    """Tasks in the slot and in the ring of a worker that does not come back for them."""
+    done = threading.Event()
+    ran: list[int] = []
+
+    async def main() -> bool:
+        release = threading.Event()
+        hogs = [freerun.spawn(hog, release) for _ in range(flavor.workers - 1)]
+        for i in range(MANY):
+            freerun.spawn(counts, i)
+        try:
+            return done.wait(PATIENCE)  # this worker, too
+        finally:
+            release.set()
+            for each in hogs:
+                await each
+
+    async def hog(release: threading.Event) -> None:
+        release.wait(PATIENCE)
+
+    async def counts(i: int) -> None:
+        await freerun.yield_now()
+        ran.append(i)
+        if len(ran) == MANY:
+            done.set()
+
+    assert rt.block_on(main)
+    assert sorted(ran) == list(range(MANY))
+
+
+@only(*STOOD_IN_FOR)
+def test_nothing_is_left_behind_when_the_workers_come_back(rt: freerun.Runtime, flavor: Flavor) -> None:
+    """It is in the middle of its queue, and in a poll that does not end, when a worker is free again."""
+    first, stuck = threading.Event(), threading.Event()
+
+    async def sticks() -> None:
+        first.set()
+        stuck.wait(PATIENCE)
+
+    async def waits() -> None:
+        await freerun.yield_now()
+
+    release = occupy_all(rt, flavor)
+    sticking = rt.spawn(sticks)
+    assert first.wait(PATIENCE)  # the stand-in runs it
+    others = [rt.spawn(waits) for _ in range(MANY)]
+    release()
+    for each in others:
+        each.blocking_result(PATIENCE)
+    assert not sticking.is_finished()
+    stuck.set()
+    sticking.blocking_result(PATIENCE)
+
+
+@only(*STOOD_IN_FOR)
+def test_a_task_that_it_woke_is_not_stranded_with_it(rt: freerun.Runtime, flavor: Flavor) -> None:
+    """The woken one is in the stand-in's slot, the waker blocks, and a worker is free: it takes the task."""
+    release = occupy_all(rt, flavor)
+    inside, done = threading.Event(), threading.Event()
+
+    async def main() -> bool:
+        tx, rx = oneshot.channel()
+
+        async def receives() -> None:
+            await rx
+            done.set()
+
+        handle = freerun.spawn(receives)
+        while "waiting" not in repr(handle):
+            await freerun.yield_now()
+        tx.send(None)
+        inside.set()
+        return done.wait(PATIENCE)
+
+    handle = rt.spawn(main)
+    assert inside.wait(PATIENCE)
+    release()
+    assert handle.blocking_result(PATIENCE)
+
+
+@only(*STOOD_IN_FOR)
+def test_a_task_there_is_in_the_runtime_like_any_other(rt: freerun.Runtime, flavor: Flavor) -> None:
+    release = occupy_all(rt, flavor)
+    collected = []
+
+    async def generator() -> AsyncIterator[int]:
+        try:
+            yield 1
+        finally:
+            collected.append("closed")
+
+    async def main() -> str:
+        with pytest.raises(RuntimeError, match="inside a task"):
+            rt.block_on(freerun.yield_now())
+        handle = freerun.spawn(freerun.yield_now)
+        with pytest.raises(RuntimeError, match="await the handle"):
+            handle.blocking_result()
+        await handle
+        assert await freerun.spawn_blocking(lambda: 7) == 7
+        async for _ in generator():
+            break
+        return freerun.block_in_place(lambda: "in place")
+
+    assert rt.spawn(main).blocking_result(PATIENCE) == "in place"
+    release()
+    wait_until(lambda: collected == ["closed"])
+
+
+@only(*STOOD_IN_FOR)
+def test_block_in_place_gives_the_core_to_another_thread(rt: freerun.Runtime, flavor: Flavor) -> None:
+    """Again and again: one blocks in place, the next one is polled meanwhile."""
+    release = occupy_all(rt, flavor)
+    inside = threading.Semaphore(0)
+    free = threading.Event()
+
+    def block() -> None:
+        inside.release()
+        assert free.wait(PATIENCE)
+
+    async def in_place() -> None:
+        freerun.block_in_place(block)
+        await freerun.yield_now()
+
+    handles = [rt.spawn(in_place) for _ in range(10)]
+    for _ in handles:
+        assert inside.acquire(timeout=PATIENCE)
+    free.set()
+    for each in handles:
+        each.blocking_result(PATIENCE)
+    release()
+
+
+@only(*STOOD_IN_FOR)
+def test_its_thread_ends_when_it_is_not_called(flavor: Flavor) -> None:
+    prefix = unique_name()
+    with build(flavor, prefix) as rt:
+        for _ in range(2):
+            release = occupy_all(rt, flavor)
+            rt.spawn(freerun.yield_now).blocking_result(PATIENCE)
+            assert [name for name in threads_named(prefix) if "stand" in name]
+            release()
+            wait_until(lambda: not [name for name in threads_named(prefix) if "stand" in name])
+    wait_gone(prefix)
+
+
+@only(*STOOD_IN_FOR)
+def test_shutdown_while_it_runs(flavor: Flavor) -> None:
+    """Every worker is stuck for the whole of the shutdown's grace: cleanup runs all the same."""
+    prefix = unique_name()
+    cleaned = []
+
+    async def body() -> None:
+        try:
+            await freerun.time.sleep(3600)
+        finally:
+            await freerun.time.sleep(0.001)
+            cleaned.append(True)
+
+    rt = build(flavor, prefix)
+    handles = [rt.spawn(body) for _ in range(10)]
+    drive_until_parked(rt, *handles)
+    release = occupy_all(rt, flavor)
+    thread = threading.Thread(target=rt.shutdown, args=(PATIENCE,))
+    thread.start()
+    wait_until(lambda: len(cleaned) == 10)
+    release()
+    thread.join(PATIENCE)
+    assert not thread.is_alive()
+    wait_gone(prefix)
+
+
+@only(*STRICT)
+def test_it_can_be_turned_off(rt: freerun.Runtime, flavor: Flavor, reports: Any) -> None:
+    release = occupy_all(rt, flavor)
+    wait_until(lambda: all(worker.stuck for worker in rt.metrics().workers))
+    handle = rt.spawn(freerun.yield_now)
+    release()
+    handle.blocking_result(PATIENCE)
+    assert rt.metrics().stand_in_polls == 0
+
+
+@only(*STOOD_IN_FOR)
+def test_it_is_reported_as_slow_when_it_is_stuck_itself(flavor: Flavor, reports: Any) -> None:
+    free, inside = threading.Event(), threading.Event()
+
+    async def sticks() -> None:
+        inside.set()
+        free.wait(PATIENCE)
+
+    with flavor.builder().slow_poll_warning(0.05).build() as rt:
+        release = occupy_all(rt, flavor)
+        rt.spawn(sticks)
+        assert inside.wait(PATIENCE)
+        wait_until(lambda: any("stand-in" in text and "sticks" in text for text in reports.messages))
+        free.set()
+        release()
+
+
+@only(*STOOD_IN_FOR)
+def test_hooks_are_called(flavor: Flavor) -> None:
+    lock = threading.Lock()
+    threads: list[int] = []
+
+    def started() -> None:
+        with lock:
+            threads.append(threading.get_ident())
+
+    with flavor.builder().on_thread_start(started).build() as rt:
+        release = occupy_all(rt, flavor)
+        ran_on = rt.spawn(_ident).blocking_result(PATIENCE)
+        release()
+    assert ran_on in threads
+
+
+async def _ident() -> int:
+    return threading.get_ident()
+
+
+@only(*STOOD_IN_FOR)
+def test_fork_in_it(flavor: Flavor) -> None:
+    """The child may call os._exit(); there is no runtime in it."""
+
+    async def forks() -> int:
+        pid = os.fork()
+        if pid == 0:
+            os._exit(7)
+        return pid
+
+    with flavor.builder().build() as rt:
+        release = occupy_all(rt, flavor)
+        pid = rt.spawn(forks).blocking_result(PATIENCE)
+        release()
+    assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 7
