@@ -342,7 +342,8 @@ static int (*const add_types[])(struct fr_module *mod) = {
     fr_mutex_add_types,  fr_mpsc_add_types,         fr_notify_add_types,   fr_listeners_add_types,
     fr_rwlock_add_types, fr_countdown_add_types,    fr_group_add_types,    fr_unconstrained_add_types,
     fr_strand_add_types, fr_signal_add_types,       fr_parcel_add_types,   fr_pipe_add_types,
-    fr_job_add_types,    fr_cancel_scope_add_types, fr_join_set_add_types, fr_core_add_types,
+    fr_job_add_types,    fr_cancel_scope_add_types, fr_join_set_add_types, fr_file_add_types,
+    fr_core_add_types,
 };
 
 static int module_exec(PyObject *module)
