@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from freerun._arguments import close_unstarted
 from freerun._core._native import Core, JobQueue, JoinHandle, drain_lent, forget_interpreters
-from freerun._errors import RecvError, RuntimeShutdown
+from freerun._errors import Cancelled, RecvError, RuntimeShutdown
 
 if TYPE_CHECKING:
     from logging import Logger
@@ -234,7 +234,7 @@ def _fail(queue: JobQueue, error: Exception | None) -> None:
 
 async def _run_here(parcel: Parcel) -> Any:
     """On free-threaded builds: the same by value, on one of the runtime's own workers."""
-    from ._parcel import leaving, pack_result, unpack
+    from ._parcel import RAISED, finish, pack_error, pack_result, unpack
 
     fn, args = unpack(parcel)
     del parcel
@@ -243,11 +243,15 @@ async def _run_here(parcel: Parcel) -> Any:
         del fn, args
         if hasattr(value, "__await__"):
             value = await value
-    except (SystemExit, KeyboardInterrupt) as error:
-        raise leaving(type(error).__name__, str(error)) from error
-    value = unpack(pack_result(value))
-    drain_lent()
-    return value
+    except Cancelled:
+        raise
+    except BaseException as error:
+        failure = pack_error(error)  # by value, too, with its traceback as text
+    else:
+        value = unpack(pack_result(value))
+        drain_lent()
+        return value
+    return finish(RAISED, failure)
 
 
 # ---- the main module ----

@@ -290,10 +290,10 @@ class _Thread:
         engine = local._runtime._engine
         atexit.discard(engine)  # the pool is in that list, and ends this one on its own thread
         self._core = engine.core
-        self._ready.set()
         try:
             self._serve(local)
         finally:
+            self._ready.set()
             try:
                 local.shutdown(self._grace)
             finally:
@@ -310,6 +310,7 @@ class _Thread:
                 return
 
     async def _wait(self) -> None:
+        self._ready.set()  # not before: load() leaves this task out
         await self._over.cancelled()
 
     def _name_of(self, kind: str, index: int) -> str:
