@@ -7,7 +7,7 @@ import threading
 from typing import Any
 
 import pytest
-from support import Flavor, every_flavor, in_threads, until
+from support import Flavor, every_flavor, in_threads, run_script, until
 
 import freerun
 
@@ -184,3 +184,29 @@ async def test_a_thousand_failures(reports: Any) -> None:
     for _ in range(1000):
         freerun.spawn(fails)
     await until(lambda: len(reports) == 1000)
+
+
+@pytest.mark.parametrize("flavor_name", ["current_thread", "multi_thread"])
+def test_a_handle_that_lives_until_the_interpreter_ends(flavor_name: str) -> None:
+    """Its failure is told even then, when the modules that tell it are gone."""
+    done = run_script(
+        """
+        import sys
+        import freerun
+
+        async def fails():
+            raise ZeroDivisionError("on purpose")
+
+        make = freerun.Builder.new_multi_thread if sys.argv[1] == "multi_thread" else freerun.Builder.new_current_thread
+        with make().build() as rt:
+            handle = rt.spawn(fails)
+            async def wait():
+                while not handle.is_finished():
+                    await freerun.yield_now()
+            rt.block_on(wait)
+        """,
+        flavor_name,
+    )
+    assert done.returncode == 0
+    assert "ZeroDivisionError: on purpose" in done.stderr
+    assert "NoneType" not in done.stderr

@@ -978,7 +978,10 @@ def test_interpreter_exit_with_groups_in_flight(flavor_name: str) -> None:
                     group.spawn(never)
                     async with freerun.JoinSet() as tasks:
                         tasks.spawn(never)
-                        await tasks.join_next()
+                        try:
+                            await tasks.join_next()
+                        except freerun.JoinError:
+                            pass  # the shutdown may come to the child first
             finally:
                 print("left", flush=True)
 

@@ -614,6 +614,12 @@ static PyObject *unhandled_hook(struct fr_task *task)
 void fr_report_unhandled(struct fr_module *mod, struct fr_task *task, PyObject *error)
 {
     PyObject *raised = PyErr_GetRaisedException();
+    if (Py_IsFinalizing()) { /* a handle that lived until the modules were taken apart: Python code will not do */
+        PyErr_SetRaisedException(Py_NewRef(error));
+        PyErr_WriteUnraisable(NULL);
+        PyErr_SetRaisedException(raised);
+        return;
+    }
     PyObject *hook = unhandled_hook(task);
     PyObject *description = hook ? fr_task_describe(mod, task) : NULL;
     PyObject *done = description ? PyObject_CallFunctionObjArgs(hook, description, error, NULL) : NULL;
