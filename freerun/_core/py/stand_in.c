@@ -85,7 +85,9 @@ static bool rest(struct fr_worker *worker)
     int err = 0;
     uint32_t expected = AWAKE;
     atomic_compare_exchange_strong(&rt->stand_in_word, &expected, ASLEEP); /* seq_cst [SI3] */
-    if (!fr_stopped(rt) && !(is_wanted(rt) && fr_work_anywhere(rt))) {
+    /* seq_cst, and so is the look at the queues: pairs with fr_stand_in_wake() [SI3] */
+    bool stopped = atomic_load(&rt->phase) == FR_PHASE_STOPPED;
+    if (!stopped && !(is_wanted(rt) && fr_work_anywhere(rt))) {
         PyThreadState *state = PyEval_SaveThread();
         err = fr_futex_wait(&rt->stand_in_word, ASLEEP, KEEP_NS);
         PyEval_RestoreThread(state);
