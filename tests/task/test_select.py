@@ -507,7 +507,7 @@ async def test_what_takes_a_whole_turn_around_it_does_not_starve_it(make: Callab
     """As thousands of groups around it would."""
 
     class Slow:
-        def __await__(self) -> Generator[Any, Any, None]:
+        def __await__(self) -> Generator[Any, Any]:
             inner = make(three()).__await__()
             while True:
                 end = time.perf_counter() + 0.005
