@@ -42,6 +42,13 @@ def test_there_is_something_to_check() -> None:
     assert "Q5" in STATED
 
 
+def test_every_free_list_knows_its_type() -> None:
+    """Without it what is freed never gets into the list."""
+    kinds = set(re.findall(r"\bFR_FREE_(?!KINDS)[A-Z_]+(?=,)", (CORE / "py" / "module.h").read_text()))
+    assert len(kinds) > 10
+    assert kinds == set(re.findall(r"free\[(\w+)\]\.type =", (CORE / "py" / "worker.c").read_text()))
+
+
 @pytest.mark.parametrize("path", SOURCES, ids=IDS)
 def test_cited_functions_exist(path: Path) -> None:
     cited = {name for text in comments(path) for name in CITED_CALL.findall(text)}

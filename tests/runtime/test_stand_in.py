@@ -212,6 +212,53 @@ def test_its_thread_ends_when_it_is_not_called(flavor: Flavor) -> None:
 
 
 @only(*STOOD_IN_FOR)
+def test_what_its_thread_spawns_on_its_way_out_is_run(flavor: Flavor) -> None:
+    """It is no worker any more by then: nobody would look into its slot."""
+    on_its_way, ran = threading.Event(), threading.Event()
+
+    async def runs() -> None:
+        ran.set()
+
+    def stopped() -> None:
+        if not on_its_way.is_set():  # the workers go when it is over
+            on_its_way.set()
+            freerun.spawn(runs)
+
+    with flavor.builder().on_thread_stop(stopped).build() as rt:
+        release = occupy_all(rt, flavor)
+        rt.spawn(freerun.yield_now).blocking_result(PATIENCE)
+        release()
+        assert on_its_way.wait(PATIENCE)
+        assert ran.wait(PATIENCE)
+
+
+@only(*STOOD_IN_FOR)
+def test_what_a_destructor_spawns_before_its_thread_ends_is_run(flavor: Flavor) -> None:
+    """On free-threaded builds the stand-in itself frees what it had made and others dropped, just before it goes."""
+    ran = threading.Event()
+    kept: list[object] = []
+
+    async def runs() -> None:
+        ran.set()
+
+    class Spawns:
+        def __del__(self) -> None:
+            rt.spawn(runs)
+
+    async def makes() -> None:
+        kept.append(Spawns())
+
+    prefix = unique_name()
+    with build(flavor, prefix) as rt:
+        release = occupy_all(rt, flavor)
+        rt.spawn(makes).blocking_result(PATIENCE)
+        release()
+        kept.clear()
+        assert ran.wait(PATIENCE)
+        wait_until(lambda: not [name for name in threads_named(prefix) if "stand" in name])
+
+
+@only(*STOOD_IN_FOR)
 def test_shutdown_while_it_runs(flavor: Flavor) -> None:
     """Every worker is stuck for the whole of the shutdown's grace: cleanup runs all the same."""
     prefix = unique_name()

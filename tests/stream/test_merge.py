@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import AsyncIterator
+
 import pytest
 from stream_support import Book, channel_of, collect
 from support import every_flavor, in_threads, seeded
@@ -9,7 +11,7 @@ from waiting_support import waiting
 
 import freerun
 from freerun import stream
-from freerun.sync import mpsc
+from freerun.sync import Notify, mpsc
 
 
 @every_flavor
@@ -113,3 +115,45 @@ def test_senders_on_other_threads(rt: freerun.Runtime) -> None:
         items = rt.block_on(consume)
     for i in range(3):
         assert [n for who, n in items if who == i] == list(range(300))
+
+
+@every_flavor
+async def test_the_last_of_many_is_reached() -> None:
+    """To look at all of them takes longer than a turn."""
+    channels = [mpsc.unbounded_channel() for _ in range(20_000)]
+    opened = stream.merge(*(rx for _, rx in channels))
+    task: freerun.JoinHandle[int] = await waiting(anext, opened)
+    channels[-1][0].send(7)
+    assert await task == 7
+    await opened.aclose()
+
+
+@every_flavor
+async def test_one_that_spends_the_budget_without_an_item_leaves_some_for_the_others() -> None:
+    (tx, rx), (other_tx, other_rx) = mpsc.unbounded_channel(), mpsc.unbounded_channel()
+    done = Notify()
+
+    async def wants_nothing() -> AsyncIterator[int]:
+        tx.send(0)
+        async for n in rx:  # there is always one
+            tx.send(n + 1)
+            if n < 0:
+                yield n
+
+    async def other() -> AsyncIterator[int]:
+        while True:
+            yield await other_rx.recv()
+
+    opened = stream.merge(wants_nothing(), other())
+
+    async def sends() -> None:
+        for n in range(10):
+            await freerun.time.sleep(0.001)
+            other_tx.send(n)
+        await done.notified()
+
+    sender = freerun.spawn(sends)
+    assert await collect(opened, 10) == list(range(10))
+    done.notify_one()
+    await sender
+    await opened.aclose()

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections import Counter
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Generator
 from typing import Any
 
 import pytest
@@ -498,6 +499,31 @@ def test_thrown_into_by_hand() -> None:
     with pytest.raises(BoomError):
         kept[0].throw(BoomError())
     assert log == ["closed", "closed"]
+
+
+@pytest.mark.parametrize("make", [freerun.join, freerun.select])
+@every_flavor
+async def test_what_takes_a_whole_turn_around_it_does_not_starve_it(make: Callable[..., Any]) -> None:
+    """As thousands of groups around it would."""
+
+    class Slow:
+        def __await__(self) -> Generator[Any, Any]:
+            inner = make(three()).__await__()
+            while True:
+                end = time.perf_counter() + 0.005
+                while time.perf_counter() < end:
+                    pass
+                try:
+                    token = next(inner)
+                except StopIteration:
+                    return
+                yield token
+
+    async def three() -> None:
+        for _ in range(3):
+            await freerun.yield_now()
+
+    await Slow()
 
 
 def test_deep_nesting_is_no_crash() -> None:

@@ -353,20 +353,36 @@ static void poll(struct fr_group *group, struct fr_branch *branch)
     }
 }
 
+/* Whether it is somebody else's turn, before the first poll of this one or after. */
+static bool is_turn_over(struct fr_group *group, bool first)
+{
+    if (!fr_leaf_is_spent()) {
+        group->starved &= !first;
+        return false;
+    }
+    if (first && group->starved && fr_leaf_renew_budget()) { /* [G3] */
+        return false;
+    }
+    group->starved = first;
+    fr_thread.refused = true;
+    return true;
+}
+
 /* Polls until nobody is left to be polled, or it is somebody else's turn. */
 static void poll_all(struct fr_group *group)
 {
+    bool first = true;
     collect(group);
     if (!group->now.head) {
         shift(group);
     }
     struct fr_branch *branch;
     while ((branch = pop(&group->now))) {
-        if (fr_leaf_is_spent()) {
-            fr_thread.refused = true;
+        if (is_turn_over(group, first)) {
             push_front(&group->now, branch);
             return;
         }
+        first = false;
         poll(group, branch);
         if (__builtin_expect(fr_forked(group->set->owner->rt), 0)) {
             return; /* in the child the branch went on to its next await, and no other branch goes on at all */
@@ -740,7 +756,8 @@ struct fr_group *fr_group_new(struct fr_module *mod, const struct fr_group_kind 
     group->winner = 0;
     group->value = group->error = group->thrown = NULL;
     atomic_init(&group->stepping, false);
-    group->biased = group->random_start = group->started = group->decided = group->fatal = group->over = false;
+    group->biased = group->random_start = group->started = group->decided = group->starved = false;
+    group->fatal = group->over = false;
     if (fill(group, awaitables, (uint32_t)count)) {
         Py_CLEAR(group);
     }

@@ -16,9 +16,12 @@
  *            error    what will be raised: the first failure; KeyboardInterrupt and SystemExit before any other
  *            thrown   what was thrown in from outside. It is raised unless there is an error
  *            decided  the rest is being cancelled
+ *            starved  the last turn had not the time to poll anybody
  * INVARIANTS G1 the outcome is out only when every branch has ended.
  *            G2 no exception of a branch is lost: it is raised, or it goes to the runtime's unhandled_exception, but for
  *               the Cancelled of a branch that was cancelled.
+ *            G3 a turn that has no time left, like the one before it, gets some more: what takes so long before the group is
+ *               reached, be it many groups around it, takes so long in every turn.
  * LOCKS      none.
  * SHUTDOWN   see branch.h.
  * PROVED BY  tests/task/test_select.py, tests/task/test_join.py, tests/task/test_cancel_in_branches.py
@@ -58,6 +61,7 @@ struct fr_group {
     bool random_start;
     bool started;
     bool decided;
+    bool starved;
     bool fatal; /* `error` is a KeyboardInterrupt or a SystemExit */
     bool over;
 };

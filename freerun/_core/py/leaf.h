@@ -43,6 +43,17 @@ static inline bool fr_leaf_is_spent(void)
     return fr_thread.budget == 0 || (int64_t)(fr_clock_ticks() - fr_thread.turn_ends) > 0;
 }
 
+/* One more slice, for who is never reached in the first one. False: the task has no worker for the rest of its poll. */
+static inline bool fr_leaf_renew_budget(void)
+{
+    struct fr_worker *worker = fr_thread.worker;
+    if (worker) {
+        fr_thread.budget = FR_BUDGET;
+        fr_thread.turn_ends = fr_clock_ticks() + worker->ticks_per_ms;
+    }
+    return worker != NULL;
+}
+
 static inline bool fr_leaf_spend(void)
 {
     if (fr_leaf_is_spent()) {

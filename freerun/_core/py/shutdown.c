@@ -28,7 +28,7 @@ static void advance_phase(struct fr_runtime *rt, uint32_t phase)
 {
     uint32_t now = atomic_load_explicit(&rt->phase, memory_order_relaxed); /* validated by the CAS */
     while (now < phase &&
-           !atomic_compare_exchange_weak_explicit(&rt->phase, &now, phase, memory_order_acq_rel, /* its readers */
+           !atomic_compare_exchange_weak_explicit(&rt->phase, &now, phase, memory_order_seq_cst, /* stand_in.c [SI3] */
                                                   memory_order_relaxed)) {
     }
 }

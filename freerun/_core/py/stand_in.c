@@ -12,7 +12,8 @@
  *            idle word (it never parks there and is never notified), and it does not drive.
  * FIELDS     stand_in_word  OFF -> AWAKE: the watch. AWAKE -> ASLEEP -> OFF or AWAKE: the thread. ASLEEP -> AWAKE: any.
  *            all_stuck      the watch writes, relaxed: a hint, looked at again with every task
- * INVARIANTS SI1 OFF means that no thread uses the core: the thread stores it last, the watch starts one only then.
+ * INVARIANTS SI1 OFF means that no thread uses the core: the thread is no worker's any more when it stores it (its last
+ *                hook may spawn), and the watch starts one only then.
  *            SI2 before it sleeps, and when a worker is back, its queue is empty: what is left in it goes to the
  *                injector, and a worker is notified. Thieves look into its queue as well, so nothing waits behind a task
  *                of its that takes long.
@@ -63,14 +64,30 @@ static bool is_wanted(struct fr_runtime *rt)
     return atomic_load_explicit(&rt->all_stuck, memory_order_relaxed) && !fr_stopped(rt);
 }
 
-/* Sleeps until it is called. False: nobody did for a while, and the core is nobody's from here on [SI1]. */
+/* The core is nobody's from here on [SI1]. False: somebody has called meanwhile. */
+static bool retire(struct fr_worker *worker)
+{
+    uint32_t expected = ASLEEP;
+    fr_worker_hand_back(worker); /* what a destructor has woken or spawned when we drained [SI2] */
+    fr_thread.worker = NULL;
+    /* release: pairs with fr_stand_in_call() [SI1] */
+    bool retired = atomic_compare_exchange_strong(&worker->rt->stand_in_word, &expected, OFF);
+    if (!retired) {
+        fr_thread.worker = worker;
+    }
+    return retired;
+}
+
+/* Sleeps until it is called. False: nobody did for a while, and it has retired. */
 static bool rest(struct fr_worker *worker)
 {
     struct fr_runtime *rt = worker->rt;
     int err = 0;
     uint32_t expected = AWAKE;
     atomic_compare_exchange_strong(&rt->stand_in_word, &expected, ASLEEP); /* seq_cst [SI3] */
-    if (!fr_stopped(rt) && !(is_wanted(rt) && fr_work_anywhere(rt))) {
+    /* seq_cst, and so is the look at the queues: pairs with fr_stand_in_wake() [SI3] */
+    bool stopped = atomic_load(&rt->phase) == FR_PHASE_STOPPED;
+    if (!stopped && !(is_wanted(rt) && fr_work_anywhere(rt))) {
         PyThreadState *state = PyEval_SaveThread();
         err = fr_futex_wait(&rt->stand_in_word, ASLEEP, KEEP_NS);
         PyEval_RestoreThread(state);
@@ -78,9 +95,7 @@ static bool rest(struct fr_worker *worker)
             PyErr_WriteUnraisable(NULL);
         }
     }
-    expected = ASLEEP;
-    /* release: pairs with fr_stand_in_call() [SI1] */
-    if (err == -ETIMEDOUT && atomic_compare_exchange_strong(&rt->stand_in_word, &expected, OFF)) {
+    if (err == -ETIMEDOUT && retire(worker)) {
         return false;
     }
     expected = ASLEEP;

@@ -87,6 +87,7 @@ static int begin(StrandObject *self, struct fr_task *owner)
     strand->lock = (struct fr_mutex)FR_MUTEX_INIT;
     strand->owner = NULL;
     strand->generation = generation_of(owner->rt);
+    strand->refused = false;
     self->strand = strand;
     return 0;
 }
@@ -215,6 +216,15 @@ static bool run(StrandObject *self, struct fr_task *owner)
     return true;
 }
 
+/* The budget is spent, and it can wait for the next turn [ST3]. The first poll always: Python complains of an unused
+ * asend(). */
+static bool is_refused(struct fr_strand *strand)
+{
+    bool spent = strand->task.started && fr_leaf_is_spent();
+    strand->refused = spent && !(strand->refused && fr_leaf_renew_budget());
+    return strand->refused;
+}
+
 /* Whether it may be stepped now; how its owner's turn is to end if not. */
 static bool wants_poll(struct fr_strand *strand)
 {
@@ -222,7 +232,7 @@ static bool wants_poll(struct fr_strand *strand)
         fr_thread.wait |= FR_WAIT_PARK;
         return false;
     }
-    if (strand->task.started && fr_leaf_is_spent()) { /* the first poll always: Python complains of an unused asend() */
+    if (is_refused(strand)) {
         fr_thread.refused = true;
         fr_thread.wait |= FR_WAIT_YIELD;
         return false;

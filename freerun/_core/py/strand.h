@@ -12,10 +12,13 @@
  * FIELDS     owner      who has polled it last; written by who polls it, under `lock`, which everybody else takes to read it
  *            task       as a branch's. NOTIFIED: it wants to be polled, and its owner knows, or looks before it waits
  *            generation of task.rt, its low bits: a strand belongs to one runtime, where its timers are
+ *            refused    the last poll was not made, since the budget was spent; the poller's
  * INVARIANTS ST1 whoever makes it NOTIFIED wakes the owner that it finds afterwards. Who becomes the owner looks at NOTIFIED
  *                afterwards. So one of them sees the other.
  *            ST2 a poll that leaves it NOTIFIED (it has yielded, or was woken meanwhile, or the budget is spent) makes its
  *                owner's turn one that yields.
+ *            ST3 it is refused a poll once, and gets a new budget for the next: what is polled before it in every turn may
+ *                spend a turn's.
  * LOCKS      `lock` is a leaf (see rt/mutex.h).
  * SHUTDOWN   closing the coroutine that polls it leaves it as it is; the Python object ends it when it goes.
  * PROVED BY  tests/stream/test_strand.py
@@ -31,6 +34,7 @@ struct fr_strand {
     struct fr_mutex lock;
     struct fr_task *owner;
     uint16_t generation;
+    bool refused;
 };
 
 static inline struct fr_strand *fr_strand_of(struct fr_task *task)

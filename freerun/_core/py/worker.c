@@ -700,6 +700,7 @@ int fr_worker_init(struct fr_worker *worker, struct fr_runtime *rt, uint32_t ind
     worker->free[FR_FREE_PERMIT].type = mod->permit_type;
     worker->free[FR_FREE_GUARD].type = mod->guard_type;
     worker->free[FR_FREE_NOTIFIED].type = mod->notified_type;
+    worker->free[FR_FREE_GROUP].type = mod->group_type;
     worker->free[FR_FREE_CANCEL_SCOPE].type = mod->cancel_scope_type;
     worker->free[FR_FREE_SET_WAIT].type = mod->set_wait_type;
     worker->free[FR_FREE_SEND].type = mod->mpsc_types[FR_MPSC_SEND];

@@ -1,5 +1,5 @@
 /* mailbox: order, room, the end, whom a push wakes, what a cancelled waiter passes on; and all of it at once from threads. */
-#include "rt/mailbox.h"
+#include "../rt/mailbox.h"
 
 #include <errno.h>
 #include <pthread.h>
