@@ -553,7 +553,7 @@ int fr_drain(struct fr_runtime *rt, uint32_t *seen)
     return done ? 0 : -1;
 }
 
-/* What a signal handler raises ends block_on; worker threads get no signals. */
+/* What a signal handler raises ends block_on; worker threads run no handlers. */
 static int check_signals(struct fr_worker *worker)
 {
     return worker->rt->current_thread ? PyErr_CheckSignals() : 0;
