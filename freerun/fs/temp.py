@@ -189,13 +189,13 @@ def _make_dir(prefix: str, suffix: str, dir: str | None) -> _Trash:
 
 def _remove_dir(path: str) -> None:
     """What a cancelled task had begun goes on, on other threads, and may make a file in it at any moment."""
-    for _ in range(LATECOMERS):
+    for left in reversed(range(LATECOMERS)):
         try:
-            return remove_tree(path)
+            remove_tree(path)
+            break
         except OSError as error:
-            if error.errno != errno.ENOTEMPTY:  # which says that something was made since it was listed
+            if error.errno != errno.ENOTEMPTY or not left:  # not empty: something was made since it was listed
                 raise
-    remove_tree(path)
 
 
 @final

@@ -128,7 +128,7 @@ def terminated() -> int:
 
 @every_flavor
 async def test_a_child_of_subprocess_can_be_terminated(flavor: Flavor) -> None:
-    """It inherits what the thread that starts it blocks: nothing, be it a worker, a thread of the pool or a stand-in."""
+    """It inherits what its starter blocks: nothing, be that a worker, a thread of the pool or a stand-in."""
 
     async def in_a_task() -> int:
         return terminated()
