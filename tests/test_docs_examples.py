@@ -9,6 +9,7 @@ from __future__ import annotations
 import ast
 import inspect
 import re
+import sys
 import textwrap
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -88,6 +89,13 @@ def test_example(example: Example, capsys: pytest.CaptureFixture[str]) -> None:
     example.run()
     # Nothing failed where nobody looked.
     assert "Traceback" not in capsys.readouterr().err
+
+
+def test_no_script_hides_a_module_of_python() -> None:
+    """Its folder is the first in which a script looks for modules: `select.py` there would break every neighbour."""
+    scripts = [path for folder in ("examples", "benchmarks") for path in (ROOT / folder).glob("*.py")]
+    assert scripts
+    assert not {path.stem for path in scripts} & sys.stdlib_module_names
 
 
 def test_the_examples_are_found() -> None:

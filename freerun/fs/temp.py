@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import tempfile
 import threading
@@ -23,6 +24,9 @@ if TYPE_CHECKING:
 __all__ = ["NamedTempFile", "TempDir", "temp_dir", "temp_file"]
 
 PREFIX = "freerun-"
+
+LATECOMERS = 100
+"""How often something may be made in a directory while it is being removed."""
 
 
 def temp_file(*, prefix: str = PREFIX, suffix: str = "", dir: StrPath | None = None) -> Opening[NamedTempFile]:
@@ -180,7 +184,18 @@ class NamedTempFile(File):
 
 
 def _make_dir(prefix: str, suffix: str, dir: str | None) -> _Trash:
-    return _Trash(tempfile.mkdtemp(suffix, prefix, dir), remove_tree)
+    return _Trash(tempfile.mkdtemp(suffix, prefix, dir), _remove_dir)
+
+
+def _remove_dir(path: str) -> None:
+    """What a cancelled task had begun goes on, on other threads, and may make a file in it at any moment."""
+    for left in reversed(range(LATECOMERS)):
+        try:
+            remove_tree(path)
+            break
+        except OSError as error:
+            if error.errno != errno.ENOTEMPTY or not left:  # not empty: something was made since it was listed
+                raise
 
 
 @final

@@ -191,7 +191,7 @@ def _connect(stdio: Stdio | int, i: int, ours: list[int], theirs: list[int]) -> 
 
 @contextmanager
 def _no_signal_blocked() -> Iterator[None]:
-    """The engine's threads block all signals, and a child would inherit that: nobody could terminate it."""
+    """A child would inherit what this thread blocks, and then nobody could terminate it."""
     before = signal.pthread_sigmask(signal.SIG_SETMASK, ())
     try:
         yield

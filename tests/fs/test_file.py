@@ -569,7 +569,7 @@ async def test_many_files_at_once(tmp_path: Path) -> None:
 
 
 def test_interrupted_system_calls(rt: freerun.Runtime) -> None:
-    """Signals in the middle of reads and writes of a pipe: nothing is lost. On the pool's threads they are blocked."""
+    """Signals in the middle of reads and writes of a pipe: nothing is lost."""
     data = os.urandom(1 << 20)
 
     async def main() -> bytes:

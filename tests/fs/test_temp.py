@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import stat
 from pathlib import Path
+from typing import Any
 
 import pytest
 from fs_support import on_one_worker
@@ -90,6 +92,25 @@ async def test_directory_never_closed(tmp_path: Path) -> None:
     with pytest.warns(ResourceWarning, match="never closed"):
         del folder
         await until(lambda: list(tmp_path.iterdir()) == [])
+
+
+@every_flavor
+async def test_directory_in_which_others_make_files_until_the_end(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As calls do that went on when their task was cancelled: between the listing and the removal."""
+    folder = await fs.temp_dir(dir=tmp_path)
+    rmdir, late = os.rmdir, iter(range(5))
+
+    def rmdir_late(path: Any, **options: Any) -> None:
+        if (i := next(late, None)) is not None:
+            (folder.path / str(i)).touch()
+        rmdir(path, **options)
+
+    monkeypatch.setattr(os, "rmdir", rmdir_late)
+    await folder.close()
+    assert next(late, None) is None
+    assert list(tmp_path.iterdir()) == []
 
 
 @every_flavor

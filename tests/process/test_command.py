@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 from engine_support import check_program
 from process_support import children, no_child_left, own_pipes, python, shell
-from support import every_flavor, open_fds, until
+from support import PATIENCE, Flavor, every_flavor, occupy, open_fds, until
 
 import freerun
 from freerun.net import UnixStream
@@ -106,11 +106,46 @@ async def test_descriptors() -> None:
 
 @every_flavor
 async def test_signals_are_not_blocked() -> None:
-    """The engine's threads block them all."""
     mask = await text(Command("grep").args(["^SigBlk:", "/proc/self/status"]))
     assert int(mask.split()[1], 16) == 0
     ignored = await text(Command("grep").args(["^SigIgn:", "/proc/self/status"]))
     assert not int(ignored.split()[1], 16) >> (signal.SIGPIPE - 1) & 1
+
+
+SLEEPER = [sys.executable, "-I", "-S", "-c", "import time; print('ready', flush=True); time.sleep(3600)"]
+
+
+def terminated() -> int:
+    """What a child of `subprocess`, started on this thread, ends with when it is told to."""
+    with subprocess.Popen(SLEEPER, stdout=subprocess.PIPE) as child:
+        assert child.stdout and child.stdout.readline() == b"ready\n"
+        child.terminate()
+        try:
+            return child.wait(PATIENCE)
+        finally:
+            child.kill()
+
+
+@every_flavor
+async def test_a_child_of_subprocess_can_be_terminated(flavor: Flavor) -> None:
+    """It inherits what its starter blocks: nothing, be that a worker, a thread of the pool or a stand-in."""
+
+    async def in_a_task() -> int:
+        return terminated()
+
+    async def in_place() -> int:
+        return freerun.task.block_in_place(terminated)
+
+    assert await freerun.spawn(in_a_task) == -signal.SIGTERM
+    assert await freerun.spawn_blocking(terminated) == -signal.SIGTERM
+    if not flavor.current_thread:
+        assert await freerun.spawn(in_place) == -signal.SIGTERM
+    if flavor.workers > 1:
+        release = await occupy(flavor.workers - 1)
+        stuck = freerun.spawn(in_a_task)
+        terminated()  # every worker is stuck
+        release()
+        assert await stuck == -signal.SIGTERM
 
 
 @every_flavor

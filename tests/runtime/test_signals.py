@@ -421,6 +421,118 @@ rt.shutdown()
         assert finish(child) == (0, "", "")
 
 
+TO_THREADS = """
+import ctypes, errno
+libc = ctypes.CDLL(None, use_errno=True)
+def to_thread(number, thread=None):
+    thread = thread or threading.get_native_id()
+    if libc.tgkill(os.getpid(), thread, number):
+        assert ctypes.get_errno() == errno.ESRCH, ctypes.get_errno()
+"""
+
+
+@pytest.mark.parametrize("flavor_name", FLAVORS)
+@pytest.mark.parametrize("wait", ["rt.block_on(h)", "h.blocking_result()", "rx.blocking_recv()"])
+def test_a_signal_that_another_thread_takes(flavor_name: str, wait: str) -> None:
+    """Its handler runs all the same, while the main thread waits."""
+    source = f"""
+handled = threading.Event()
+signal.signal(signal.SIGTERM, lambda number, frame: handled.set())
+rt = build()
+tx, rx = freerun.sync.oneshot.channel()
+def call():
+    to_thread(signal.SIGTERM)
+    handled.wait()
+    tx.send(None)
+async def task():
+    call()
+for i in range(5):
+    tx, rx = freerun.sync.oneshot.channel()
+    handled.clear()
+    h = rt.spawn(task) if sys.argv[1] == "multi_thread" and i % 2 else rt.spawn_blocking(call)
+    {wait}
+rt.shutdown()
+"""
+    with process(PRELUDE + TO_THREADS + source, flavor_name) as child:
+        assert finish(child) == (0, "", "")
+
+
+@pytest.mark.parametrize("flavor_name", FLAVORS)
+def test_signals_to_every_thread(flavor_name: str) -> None:
+    """Whatever a thread of ours is in, it is repeated: nothing ends early, nothing is lost."""
+    source = """
+seen = 0
+def count(number, frame):
+    global seen
+    seen += 1
+signal.signal(signal.SIGUSR1, count)
+over = threading.Event()
+def shoot():
+    while not over.wait(0.0005):
+        for thread in os.listdir("/proc/self/task"):
+            if int(thread) != threading.get_native_id():
+                to_thread(signal.SIGUSR1, int(thread))
+
+def blocking(path):
+    with open(path, "wb") as file:
+        file.write(b"x" * 100_000)
+    time.sleep(0.001)
+    return os.path.getsize(path)
+
+async def echo(stream):
+    async with stream:
+        while data := await stream.read(65_536):
+            await stream.write_all(data)
+
+async def serve(listener):
+    while True:
+        stream, _ = await listener.accept()
+        freerun.spawn(echo, stream)
+
+async def client(address):
+    async with freerun.net.TcpStream.connect(address) as stream:
+        for i in range(50):
+            await stream.write_all(b"y" * 1000)
+            await stream.read_exact(1000)
+            begin = time.monotonic()
+            await ftime.sleep(0.002)
+            assert time.monotonic() - begin >= 0.002
+
+async def files():
+    async with freerun.fs.temp_dir() as folder:
+        for i in range(20):
+            await freerun.fs.write(folder / "a", bytes([i]) * 100_000)
+            assert await freerun.fs.read(folder / "a") == bytes([i]) * 100_000
+            assert await freerun.spawn_blocking(blocking, folder / "b") == 100_000
+
+async def programs():
+    for i in range(3):
+        output = await freerun.process.Command("sh", "-c", "sleep 0.01; echo z").output()
+        assert output.stdout == b"z\\n" and output.status.success, output
+
+async def main():
+    async with await freerun.net.TcpListener.bind(("127.0.0.1", 0)) as listener:
+        server = freerun.spawn(serve, listener)
+        clients = [freerun.spawn(client, listener.local_addr) for _ in range(4)]
+        for handle in [*clients, freerun.spawn(files), freerun.spawn(programs)]:
+            await handle
+        server.abort()
+
+shooter = threading.Thread(target=shoot)
+shooter.start()
+try:
+    with build() as rt:
+        rt.block_on(main)
+        assert rt.spawn_blocking(time.sleep, 0.01).blocking_result() is None
+finally:
+    over.set()
+shooter.join()
+assert seen
+"""
+    with process(PRELUDE + TO_THREADS + source, flavor_name) as child:
+        assert finish(child) == (0, "", "")
+
+
 @pytest.mark.parametrize("flavor_name", FLAVORS)
 def test_a_handler_that_raises(flavor_name: str) -> None:
     """sys.exit() in a SIGTERM handler, as services do: cleanup runs, the status is kept."""

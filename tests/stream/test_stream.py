@@ -252,6 +252,7 @@ async def test_half_done_it_goes_on_in_another_task(make: Any) -> None:
     """Whatever it waits in: a leaf, a line, a scope."""
     go = freerun.sync.Notify()
     line = freerun.lowlevel.WaitList()
+    scopes: list[Any] = []
 
     async def source() -> Any:
         await go.notified()
@@ -261,7 +262,8 @@ async def test_half_done_it_goes_on_in_another_task(make: Any) -> None:
                 await place
         yield "line"
         try:
-            async with freerun.time.timeout(0.02):
+            async with freerun.time.timeout(3600) as scope:
+                scopes.append(scope)
                 await freerun.time.sleep(3600)
         except TimeoutError:
             yield "scope"
@@ -271,8 +273,11 @@ async def test_half_done_it_goes_on_in_another_task(make: Any) -> None:
         with pytest.raises(TimeoutError):
             await freerun.time.timeout(0.001, anext(opened))
 
+    def let_scope_end() -> None:  # not earlier: it might be over before anybody waits in it
+        scopes[0].reschedule(freerun.time.Instant.now())
+
     opened = make(source())
-    for wake in (go.notify_one, line.wake_one, lambda: None, go.notify_one):
+    for wake in (go.notify_one, line.wake_one, let_scope_end, go.notify_one):
         await begin(opened)  # here, in a task that lives on, and in one that does not
         await freerun.spawn(begin, opened)
         taker = freerun.spawn(anext, opened)

@@ -244,9 +244,23 @@ def test_at_exit(tmp_path: Path) -> None:
         import sys, threading, time, freerun
         from freerun import fs
 
+        started, release = threading.Event(), threading.Event()
+
+        def occupy():
+            started.set()
+            release.wait()
+
+        async def let_go():
+            try:
+                await freerun.time.sleep(3600)
+            finally:  # the shutdown has begun
+                release.set()
+
         async def main():
-            release = threading.Event()
-            freerun.spawn_blocking(release.wait, 0.2)
+            freerun.spawn_blocking(occupy)
+            freerun.spawn(let_go)
+            while not started.is_set():  # else what is in line might be that call
+                await freerun.yield_now()
             freerun.spawn(fs.write, sys.argv[1], b"made")
             while freerun.Handle.current().metrics().blocking_queue_depth != 1:
                 await freerun.yield_now()

@@ -567,6 +567,36 @@ def test_deep_nesting_is_no_crash() -> None:
     assert lines[0] == "1"
 
 
+def test_deep_nesting_gets_on() -> None:
+    """Each turn goes down to where the last one stopped, which takes longer than a turn may, if the stack is large."""
+    done = run_script("""
+        import freerun
+
+        async def ready():
+            tx, rx = freerun.sync.mpsc.channel(2)
+            await tx.send(1)
+            await freerun.yield_now()
+            return await rx.recv()
+
+        async def nested(make):
+            aw = ready()
+            for _ in range(60_000):
+                aw = make(aw)
+            await aw
+
+        makers = [freerun.join, freerun.select, lambda aw: freerun.time.timeout(3600, aw)]
+        with freerun.Builder().worker_threads(1).thread_stack_size(1 << 30).build() as rt:
+            for make in makers:
+                try:
+                    rt.block_on(nested(make))
+                    print(1)
+                except RecursionError:  # CPython 3.13 counts calls, whatever the stack
+                    print("RecursionError")
+    """)
+    assert done.returncode == 0, done.stderr
+    assert len(done.stdout.split()) == 3
+
+
 @every_flavor
 async def test_what_was_woken_is_polled_and_nothing_else() -> None:
     polls: Counter[int] = Counter()

@@ -346,6 +346,7 @@ static void poll(struct fr_group *group, struct fr_branch *branch)
         sent = fr_refuse_foreign(mod, task->coro, &result); /* [L1] */
     }
     fr_thread.task = group->set->owner;
+    fr_thread.descends = false;
     if (sent == PYGEN_NEXT) {
         suspend(group, branch);
     } else {
@@ -538,7 +539,9 @@ static int start(struct fr_group *group, struct fr_task *owner)
 
 static PySendResult step(struct fr_group *group, struct fr_task *owner, PyObject **result)
 {
-    if (!group->started && start(group, owner)) {
+    if (group->started) {
+        fr_leaf_descend();
+    } else if (start(group, owner)) {
         return PYGEN_ERROR;
     }
     if (group->over) {

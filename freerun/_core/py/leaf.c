@@ -2,6 +2,9 @@
 #include "leaf.h"
 
 #include <errno.h>
+#include <unistd.h>
+
+enum { SIGNAL_LOOK_NS = 100000000 }; /* see until_look() */
 
 struct fr_task *fr_leaf_no_task(void)
 {
@@ -58,17 +61,25 @@ int fr_leaf_may_block(const char *function, const char *instead)
     return -1;
 }
 
+/* A signal that came just before the main thread slept, or to another thread, does not end its sleep: it looks. */
+static int64_t until_look(void)
+{
+    return gettid() == getpid() ? SIGNAL_LOOK_NS : INT64_MAX;
+}
+
 int fr_leaf_wait_event(struct fr_event *event, int64_t timeout_ns)
 {
     uint64_t deadline = timeout_ns < 0 ? UINT64_MAX : fr_clock_ns() + (uint64_t)timeout_ns;
+    int64_t look = until_look();
     for (;;) {
         uint64_t now = timeout_ns < 0 ? 0 : fr_clock_ns();
-        int64_t left = timeout_ns < 0 ? -1 : deadline > now ? (int64_t)(deadline - now) : 0;
+        int64_t left = timeout_ns < 0 ? INT64_MAX : deadline > now ? (int64_t)(deadline - now) : 0;
+        int64_t sleep = left < look ? left : look;
         PyThreadState *state = PyEval_SaveThread();
-        int err = fr_event_wait(event, left);
+        int err = fr_event_wait(event, sleep == INT64_MAX ? -1 : sleep);
         PyEval_RestoreThread(state);
-        int result = err == -ETIMEDOUT ? 1 : err == 0 ? 0 : PyErr_CheckSignals();
-        if (err != -EINTR || result) {
+        int result = err == 0 ? 0 : err == -ETIMEDOUT && sleep == left ? 1 : PyErr_CheckSignals();
+        if (err == 0 || result) {
             return result;
         }
     }

@@ -64,6 +64,16 @@ static inline bool fr_leaf_spend(void)
     return true;
 }
 
+/* For what steps others, resumed: the way back to where the last turn stopped is no part of this turn's millisecond. In a
+ * deep nest it takes longer than that, and no turn would get any further. */
+static inline void fr_leaf_descend(void)
+{
+    struct fr_worker *worker = fr_thread.worker;
+    if (fr_thread.descends && worker) {
+        fr_thread.turn_ends = fr_clock_ticks() + worker->ticks_per_ms;
+    }
+}
+
 struct fr_task *fr_leaf_no_task(void);
 void fr_leaf_shared(void); /* raises RuntimeError: two tasks await one object */
 

@@ -279,7 +279,7 @@ void fr_pool_seal(struct fr_runtime *rt);
 
 /* ---- threads.c ---- */
 typedef void (*fr_thread_main)(struct fr_runtime *rt, void *arg);
-/* Starts a native thread, signals blocked, with a thread state of its own; `main` runs attached. 0 or -errno. */
+/* Starts a native thread with a thread state of its own; `main` runs attached. 0 or -errno. */
 void fr_threads_after_fork_in_child(void);
 int fr_thread_spawn(struct fr_runtime *rt, const char *kind, uint32_t index, fr_thread_main main, void *arg);
 /* One thread less is counted in rt->threads. Any thread, detached too. */

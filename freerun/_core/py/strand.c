@@ -207,6 +207,7 @@ static bool run(StrandObject *self, struct fr_task *owner)
         sent = fr_refuse_foreign(module_of(self), strand->task.coro, &result); /* [L1] */
     }
     fr_thread.task = owner;
+    fr_thread.descends = false;
     if (sent == PYGEN_NEXT) {
         fr_thread.wait = asked | suspend(strand);
         return false;

@@ -10,6 +10,7 @@
  *            wait    how the leaves of this step asked to wait, FR_WAIT_*; cleared before every step. Several of them, where
  *                    one task polls several awaitables: that one parks does not undo that another one yields
  *            thrown  who throws the Cancelled that is on its way down into the task, as scope.h says; NULL: nobody
+ *            descends  nothing but the way down to what the task waits in has been gone in this turn: no branch was polled
  *            refused a leaf that was ready found the budget spent; cleared by who wants to know
  */
 #ifndef FR_THREAD_H
@@ -37,6 +38,7 @@ struct fr_thread {
     uint32_t budget;
     uint8_t wait;
     bool refused;
+    bool descends;
 };
 
 #define FR_BUDGET 128

@@ -1,14 +1,17 @@
 /* threads: native threads with a Python thread state of their own, counted and joined.
  *
- * Signals are blocked in them: Python's handlers run on the main thread, and block_on there must be the one that is
- * interrupted. The thread state is made on the thread itself; the thread holds the Core until its very end.
+ * They take signals as threads of `threading` do: what a call in them starts as a child inherits the mask, and a child
+ * that blocks SIGTERM cannot be ended. The kernel prefers the main thread for what is sent to the process; a signal that
+ * lands here all the same sets CPython's flag and writes block_on's pipe, and this thread's system call is repeated. Who
+ * waits on the main thread without that pipe looks by itself, see fr_leaf_wait_event().
+ *
+ * The thread state is made on the thread itself; the thread holds the Core until its very end.
  *
  * Nobody forks while one is being made: on free-threaded CPython 3.13 that stops the world, and the child would inherit
  * a lock that nobody gives back. os.register_at_fork() calls the functions below, see freerun/runtime/atexit.py.
  */
 #include <errno.h>
 #include <limits.h>
-#include <signal.h>
 #include <stdlib.h>
 #include <time.h>
 
@@ -136,16 +139,12 @@ static void *native_main(void *arg)
 
 static int create(struct fr_native *native, size_t stack_size)
 {
-    sigset_t all, old;
     pthread_attr_t attr;
     pthread_attr_init(&attr);
     if (stack_size) {
         pthread_attr_setstacksize(&attr, stack_size);
     }
-    sigfillset(&all);
-    pthread_sigmask(SIG_SETMASK, &all, &old);
     int err = pthread_create(&native->thread, &attr, native_main, native);
-    pthread_sigmask(SIG_SETMASK, &old, NULL);
     pthread_attr_destroy(&attr);
     return -err;
 }

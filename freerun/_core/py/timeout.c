@@ -187,7 +187,9 @@ static PySendResult step_line(TimedObject *self, struct fr_task *task, PyObject 
 
 static PySendResult step(TimedObject *self, struct fr_task *task, PyObject **result)
 {
-    if (!self->started && start(self, task)) {
+    if (self->started) {
+        fr_leaf_descend();
+    } else if (start(self, task)) {
         return ended(self, PYGEN_ERROR);
     }
     if (!self->inner) {

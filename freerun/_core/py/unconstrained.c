@@ -31,6 +31,7 @@ static struct limits lift(void)
     struct limits limits = {fr_thread.turn_ends, fr_thread.budget};
     fr_thread.budget = UINT32_MAX;
     fr_thread.turn_ends = fr_clock_ticks() + INT64_MAX / 2;
+    fr_thread.descends = false; /* no group shall set an end */
     return limits;
 }
 

@@ -443,6 +443,7 @@ bool fr_worker_run_task(struct fr_worker *worker, struct fr_task *task, uint64_t
     leave_search(worker);
     fr_thread.budget = FR_BUDGET;
     fr_thread.turn_ends = now + worker->ticks_per_ms;
+    fr_thread.descends = true;
     for (worker->lifo_polls = 0;;) {
         if (!poll_one(worker, task)) {
             return false;
@@ -455,6 +456,7 @@ bool fr_worker_run_task(struct fr_worker *worker, struct fr_task *task, uint64_t
             push_and_notify(worker, task, 2);
             break;
         }
+        fr_thread.descends = false; /* this one shares the turn */
         count(&worker->lifo_hits, 1);
         if (++worker->lifo_polls >= MAX_LIFO_POLLS) {
             worker->lifo_enabled = false;
@@ -553,7 +555,7 @@ int fr_drain(struct fr_runtime *rt, uint32_t *seen)
     return done ? 0 : -1;
 }
 
-/* What a signal handler raises ends block_on; worker threads get no signals. */
+/* What a signal handler raises ends block_on; worker threads run no handlers. */
 static int check_signals(struct fr_worker *worker)
 {
     return worker->rt->current_thread ? PyErr_CheckSignals() : 0;

@@ -1,6 +1,6 @@
 """Several awaits in one task: the first of them, all of them, and a loop that must lose nothing.
 
-    python examples/select.py
+    python examples/first_of.py
 
 What to expect: the quicker of two servers answers and the other one is given up, cleanup included;
 two parts of a page come together; and a worker that gets jobs, a tick now and then, and the word to
