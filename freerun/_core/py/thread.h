@@ -11,6 +11,7 @@
  *                    one task polls several awaitables: that one parks does not undo that another one yields
  *            thrown  who throws the Cancelled that is on its way down into the task, as scope.h says; NULL: nobody
  *            refused a leaf that was ready found the budget spent; cleared by who wants to know
+ *            pool_thread  what a thread of a blocking pool knows of itself, see blocking.c
  */
 #ifndef FR_THREAD_H
 #define FR_THREAD_H
@@ -19,6 +20,7 @@
 #include <stdint.h>
 
 struct CoreObject;
+struct fr_pool_thread;
 struct fr_runtime;
 struct fr_visit;
 struct fr_worker;
@@ -33,6 +35,7 @@ struct fr_thread {
     struct fr_visit *visits; /* foreign visits in progress on this thread, innermost first */
     void *thrown;
     struct fr_runtime *pool; /* this is a thread of that runtime's blocking pool */
+    struct fr_pool_thread *pool_thread;
     uint64_t turn_ends;
     uint32_t budget;
     uint8_t wait;
