@@ -716,7 +716,7 @@ void fr_task_complete(struct fr_task *task, enum fr_outcome outcome, PyObject *r
         fr_member_done(member);
     }
     if (!(state & FR_JOIN_INTEREST)) { /* [T3] */
-        if (call) { /* a destructor, or the report, may take its time */
+        if (call) {                    /* a destructor, or the report, may take its time */
             fr_pool_call_lasts();
         }
         if (report_wanted(task, state)) {

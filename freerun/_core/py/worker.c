@@ -2,7 +2,8 @@
  *
  * - the driver is looked at every event_interval polls *or* every millisecond, since Python polls are long;
  * - the LIFO slot of a worker that has been in one poll for long (`stuck`, set by the watch) may be stolen;
- * - a push looks at the idle word with a load, not an RMW: its own store of the queue's tail is seq_cst.
+ * - a push looks at the idle word with a load, not an RMW: its own store of the queue's tail is seq_cst;
+ * - before it parks, a worker with a brief blocking call under way spins for its end, see spin_for_call().
  *
  * The LIFO slot: the owner swaps tasks in and out; a thief takes one by exchange when the owner is stuck. A task in it
  * wakes nobody: it runs next on this worker, unless the watch finds the worker stuck.
@@ -768,7 +769,7 @@ int fr_worker_init(struct fr_worker *worker, struct fr_runtime *rt, uint32_t ind
     worker->until_turn = rt->event_interval;
     worker->until_inject = rt->global_interval;
     atomic_init(&worker->spin.score, FR_SPIN_WORTH); /* a pool thread that is awake has been right already */
-    worker->ticks_per_ms = 1000000; /* 1 GHz, till calibrate() knows better: too often is harmless */
+    worker->ticks_per_ms = 1000000;                  /* 1 GHz, till calibrate() knows better: too often is harmless */
     worker->rng = rt->seed + (index + 1) * UINT64_C(0x9E3779B97F4A7C15);
     worker->rng |= worker->rng == 0;
     worker->free[FR_FREE_HANDLE].type = mod->handle_type;

@@ -29,8 +29,9 @@
 #include <stdbool.h>
 #include <stdint.h>
 
-#define FR_SPIN_NS       UINT64_C(20000)
-#define FR_SPIN_SHORT_NS UINT64_C(50000) /* a wait of this length, asleep, would have been a spin's but for the waking */
+#define FR_SPIN_NS UINT64_C(20000)
+#define FR_SPIN_SHORT_NS \
+    UINT64_C(50000) /* a wait of this length, asleep, would have been a spin's but for the waking */
 
 enum { FR_SPIN_WORTH = 8, FR_SPIN_SURE = 16, FR_SPIN_DEBT_MIN = 8, FR_SPIN_DEBT_MAX = 256, FR_SPIN_LOOKS = 8 };
 
