@@ -39,10 +39,11 @@ void fr_pool_init(struct fr_pool *pool, uint32_t limit, uint64_t keep_alive_ns)
 
 /* A pool thread's own. */
 struct fr_pool_thread {
-    struct fr_task *task;         /* being run */
-    uint64_t started, rests_from; /* that call; and the last time that it was over */
-    uint32_t drained;             /* see fr_drain() */
-    bool spins;                   /* counted in `spinning` [B5] */
+    struct fr_task *task; /* being run */
+    uint64_t started;     /* that call, if this thread had waited for it; else 0: a clock's price saved */
+    uint64_t rests_from;  /* when that call was over; 0: unknown */
+    uint32_t drained;     /* see fr_drain() */
+    bool spins;           /* counted in `spinning` [B5] */
 };
 
 static void push_locked(struct fr_pool *pool, struct fr_task *task)
@@ -176,7 +177,7 @@ static void end_rest_locked(struct fr_pool *pool, struct fr_pool_thread *self)
 void fr_pool_call_ends(struct fr_task *task)
 {
     struct fr_pool_thread *self = fr_thread.pool_thread;
-    if (!self || self->task != task) {
+    if (!self || self->task != task || !self->started) {
         return;
     }
     struct fr_pool *pool = &task->rt->pool;
@@ -186,11 +187,12 @@ void fr_pool_call_ends(struct fr_task *task)
     if (brief != atomic_load_explicit(&pool->brief, memory_order_relaxed)) {
         atomic_store_explicit(&pool->brief, brief, memory_order_relaxed);
     }
-    if (!brief || !pool->may_spin || !fr_spin_is_worth(&pool->spin)) {
+    if (!brief || !pool->may_spin || !fr_spin_is_worth(&pool->spin) ||
+        !atomic_load_explicit(&pool->awake, memory_order_relaxed)) {
         return;
     }
     /* Who waits for this call may have the next one before this thread is at the queue. If it were not counted yet, that
-     * one would wake or start another thread. */
+     * one would wake or start another thread. Not worth the lock where calls come many at a time: hence `awake`. */
     fr_mutex_lock(&pool->lock);
     if (!pool->head && pool->spinning == 0) {
         rest_locked(pool, self);
@@ -204,7 +206,11 @@ void fr_pool_call_ends(struct fr_task *task)
 void fr_pool_call_lasts(void)
 {
     struct fr_pool_thread *self = fr_thread.pool_thread;
-    if (!self || !self->spins) {
+    if (!self) {
+        return;
+    }
+    self->rests_from = 0;
+    if (!self->spins) {
         return;
     }
     struct fr_pool *pool = &fr_thread.pool->pool;
@@ -305,10 +311,12 @@ static bool next_task(struct fr_runtime *rt, struct fr_pool_thread *self)
     struct fr_pool *pool = &rt->pool;
     self->task = NULL;
     if (!self->spins) {
-        self->started = self->rests_from = fr_clock_ns();
+        uint64_t ended = self->rests_from;
+        self->started = self->rests_from = 0;
         fr_mutex_lock(&pool->lock);
         self->task = pop_locked(pool);
         if (!self->task) {
+            self->rests_from = ended ? ended : fr_clock_ns();
             rest_locked(pool, self);
         }
         fr_mutex_unlock(&pool->lock);
