@@ -29,6 +29,7 @@
 #include "rt/inject.h"
 #include "rt/park.h"
 #include "rt/queue.h"
+#include "rt/spin.h"
 #include "task.h"
 #include "thread.h"
 
@@ -62,12 +63,14 @@ struct fr_worker {
     bool lifo_enabled;
     bool searching;
     uint32_t drained;
+    bool spun;      /* it found the work it is about to run by a spin, see leave_search() */
     bool in_driver; /* inside a turn: pushes neither notify nor use the LIFO slot */
     uint64_t rng;
     uint64_t turn_at_ticks; /* when the driver is due by time */
     uint64_t last_turn_ticks;
     uint64_t last_turn_ns;
     uint64_t ticks_per_ms;
+    struct fr_spin spin; /* how long it waits while a brief blocking call is under way */
     uint64_t next_id, last_id;
     struct fr_task *free_tasks;
     uint32_t free_task_count;
@@ -97,10 +100,16 @@ struct fr_shard {
 struct fr_pool {
     struct fr_mutex lock;
     struct fr_task *head, *tail;
-    uint32_t queued, threads, idle, limit;
+    uint32_t queued, threads, idle, spinning, limit;
     bool closed, sealed;
-    _Atomic uint32_t signal; /* futex: bumped at each push */
-    uint64_t keep_alive_ns;
+    bool may_spin;          /* constant */
+    uint64_t keep_alive_ns; /* constant */
+    uint64_t rested_at;     /* when the last thread ran out of calls */
+    /* Not on the lock's line: a thread may be looking at it all the time. */
+    _Alignas(FR_CACHE_LINE) _Atomic uint32_t signal; /* futex: bumped when a thread that waits is to look */
+    _Atomic bool brief;                              /* the last call that ended was */
+    _Atomic bool awake;                              /* the last call that came found a thread that spun */
+    struct fr_spin spin;                             /* how long threads wait for the next call */
 };
 
 struct fr_hooks {
@@ -176,6 +185,7 @@ struct fr_runtime {
     _Atomic uint32_t done;          /* futex: bumped when a shard runs empty during shutdown */
     _Atomic uint32_t stand_in_word; /* futex: see stand_in.c */
     _Atomic bool all_stuck;         /* the watch writes: every worker has been in one poll for long */
+    _Atomic bool worker_spins;      /* a worker spins for the end of a blocking call: no other one does */
 
     /* Paused clock (current-thread). Under driver.timer_lock where it meets timers. */
     _Atomic bool paused;
@@ -271,6 +281,10 @@ static inline void fr_watch_nudge(struct fr_runtime *rt)
 /* ---- blocking.c ---- */
 void fr_pool_nudge(struct fr_pool *pool); /* every idle thread looks again */
 int fr_pool_submit(struct fr_runtime *rt, struct fr_task *task);
+/* The call of `task` is over, but nobody knows yet. The thread that ran it, attached; nothing if another thread ends it. */
+void fr_pool_call_ends(struct fr_task *task);
+/* What follows may run Python code and last, where this thread has said that it will be at the queue in no time. */
+void fr_pool_call_lasts(void);
 void fr_pool_init(struct fr_pool *pool, uint32_t limit, uint64_t keep_alive_ns);
 /* Takes every queued task away that may be dropped (to be cancelled) and closes the pool. */
 struct fr_task *fr_pool_close(struct fr_runtime *rt);

@@ -710,6 +710,10 @@ void fr_task_complete(struct fr_task *task, enum fr_outcome outcome, PyObject *r
         Py_DECREF(id);
     }
     fr_owned_remove(task);
+    bool call = fr_task_is_call(task);
+    if (call) {
+        fr_pool_call_ends(task);
+    }
     uint64_t state = fr_state_complete(&task->state);
     if (state & FR_JOIN_WAKER) {
         wake_joiners(task);
@@ -718,6 +722,9 @@ void fr_task_complete(struct fr_task *task, enum fr_outcome outcome, PyObject *r
         fr_member_done(member);
     }
     if (!(state & FR_JOIN_INTEREST)) { /* [T3] */
+        if (call) {                    /* a destructor, or the report, may take its time */
+            fr_pool_call_lasts();
+        }
         if (report_wanted(task, state)) {
             fr_report_unhandled(rt->mod, task, task->result);
         }

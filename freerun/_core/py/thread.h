@@ -12,6 +12,7 @@
  *            thrown  who throws the Cancelled that is on its way down into the task, as scope.h says; NULL: nobody
  *            descends  nothing but the way down to what the task waits in has been gone in this turn: no branch was polled
  *            refused a leaf that was ready found the budget spent; cleared by who wants to know
+ *            pool_thread  what a thread of a blocking pool knows of itself, see blocking.c
  */
 #ifndef FR_THREAD_H
 #define FR_THREAD_H
@@ -20,6 +21,7 @@
 #include <stdint.h>
 
 struct CoreObject;
+struct fr_pool_thread;
 struct fr_runtime;
 struct fr_visit;
 struct fr_worker;
@@ -34,6 +36,7 @@ struct fr_thread {
     struct fr_visit *visits; /* foreign visits in progress on this thread, innermost first */
     void *thrown;
     struct fr_runtime *pool; /* this is a thread of that runtime's blocking pool */
+    struct fr_pool_thread *pool_thread;
     uint64_t turn_ends;
     uint32_t budget;
     uint8_t wait;

@@ -2,7 +2,8 @@
  *
  * - the driver is looked at every event_interval polls *or* every millisecond, since Python polls are long;
  * - the LIFO slot of a worker that has been in one poll for long (`stuck`, set by the watch) may be stolen;
- * - a push looks at the idle word with a load, not an RMW: its own store of the queue's tail is seq_cst.
+ * - a push looks at the idle word with a load, not an RMW: its own store of the queue's tail is seq_cst;
+ * - before it parks, a worker with a brief blocking call under way spins for its end, see spin_for_call().
  *
  * The LIFO slot: the owner swaps tasks in and out; a thief takes one by exchange when the owner is stuck. A task in it
  * wakes nobody: it runs next on this worker, unless the watch finds the worker stuck.
@@ -385,9 +386,11 @@ static void leave_search(struct fr_worker *worker)
 {
     if (worker->searching) {
         worker->searching = false;
-        if (fr_idle_from_searching(&worker->rt->idle)) {
+        /* After a spin it looks, before it wakes somebody [I5]: else each brief call would wake a second worker. */
+        if (fr_idle_from_searching(&worker->rt->idle) && (!worker->spun || fr_work_anywhere(worker->rt))) {
             fr_notify(worker->rt);
         }
+        worker->spun = false;
     }
 }
 
@@ -580,6 +583,81 @@ static bool has_own_work(struct fr_worker *worker)
     return atomic_load_explicit(&worker->lifo, memory_order_relaxed) || fr_queue_len(&worker->queue) > 0;
 }
 
+/* ---- spinning for the end of a blocking call, rt/spin.h ---- */
+
+/* One is under way that is over soon: the last one was brief, and a thread was awake to take it. Were it to be woken, it
+ * might be on this very CPU, to run when we sleep. A hint, so relaxed; the first load is all that a worker without
+ * blocking calls pays. */
+static bool has_brief_call(struct fr_runtime *rt)
+{
+    return atomic_load_explicit(&rt->blocking_running, memory_order_relaxed) && rt->pool.may_spin &&
+           atomic_load_explicit(&rt->pool.awake, memory_order_relaxed) &&
+           atomic_load_explicit(&rt->pool.brief, memory_order_relaxed);
+}
+
+/* Something this worker would have been woken for; a lone task in another's queue is that one's next. */
+static bool has_surplus(struct fr_worker *worker)
+{
+    struct fr_runtime *rt = worker->rt;
+    for (uint32_t i = 0; i < rt->nqueues; i++) {
+        if (&rt->workers[i] != worker && fr_queue_len(&rt->workers[i].queue) > 1) {
+            return true;
+        }
+    }
+    return false;
+}
+
+/* Detached. True: there is something to do. False: go to sleep, or see what the parker says. */
+static bool spin(struct fr_worker *worker, struct fr_event *until)
+{
+    struct fr_runtime *rt = worker->rt;
+    uint64_t end = fr_clock_ns() + FR_SPIN_NS;
+    do {
+        for (int i = 0; i < FR_SPIN_LOOKS; i++) {
+            if (!fr_inject_is_empty(&rt->inject)) {
+                fr_spin_learn(&worker->spin, FR_SPIN_HIT);
+                return true;
+            }
+            fr_cpu_relax();
+        }
+        if (is_set(until) || has_surplus(worker)) {
+            return true;
+        }
+        if (fr_park_is_notified(&worker->parker) || !has_brief_call(rt)) {
+            return false;
+        }
+    } while (fr_clock_ns() < end);
+    fr_spin_learn(&worker->spin, FR_SPIN_VAIN);
+    return false;
+}
+
+/* What is woken meanwhile comes through the injector, as the pool's threads are no workers. The spinner is awake in the
+ * idle word, and where there are others counted as searching: who pushes then wakes nobody, and it owes a look at all
+ * queues when it is no longer counted, in leave_search() or park() [I2]. At most one worker at a time. True: look again. */
+static bool spin_for_call(struct fr_worker *worker, struct fr_event *until)
+{
+    struct fr_runtime *rt = worker->rt;
+    if (!has_brief_call(rt) || !fr_spin_is_worth(&worker->spin)) {
+        return false;
+    }
+    bool others = rt->nworkers > 1;
+    if (others && !worker->searching && !(worker->searching = fr_idle_to_searching(&rt->idle))) {
+        return false;
+    }
+    /* relaxed, as the store below: it guards no memory */
+    if (others && atomic_exchange_explicit(&rt->worker_spins, true, memory_order_relaxed)) {
+        return false;
+    }
+    PyThreadState *state = PyEval_SaveThread();
+    bool found = spin(worker, until);
+    if (others) {
+        atomic_store_explicit(&rt->worker_spins, false, memory_order_relaxed);
+    }
+    PyEval_RestoreThread(state);
+    worker->spun = found;
+    return found;
+}
+
 /* 0, or -1 with an exception from a signal handler. */
 static int park(struct fr_worker *worker, struct fr_event *until)
 {
@@ -657,9 +735,14 @@ int fr_worker_run(struct fr_worker *worker, struct fr_event *until)
             if (!fr_worker_run_task(worker, task, now)) {
                 return fr_forked(rt) ? raise_forked() : 0;
             }
-        } else if (!jump_clock(worker)) {
+        } else if (!jump_clock(worker) && !spin_for_call(worker, until)) {
+            bool calls = has_brief_call(rt);
+            uint64_t parked_at = calls ? fr_clock_ns() : 0;
             if (park(worker, until)) {
                 return -1;
+            }
+            if (calls) {
+                fr_spin_learn(&worker->spin, fr_spin_slept(parked_at, fr_clock_ns()));
             }
             if (fr_stopped(rt)) {
                 break;
@@ -687,7 +770,8 @@ int fr_worker_init(struct fr_worker *worker, struct fr_runtime *rt, uint32_t ind
     worker->lifo_enabled = rt->lifo_slot;
     worker->until_turn = rt->event_interval;
     worker->until_inject = rt->global_interval;
-    worker->ticks_per_ms = 1000000; /* 1 GHz, till calibrate() knows better: too often is harmless */
+    atomic_init(&worker->spin.score, FR_SPIN_WORTH); /* a pool thread that is awake has been right already */
+    worker->ticks_per_ms = 1000000;                  /* 1 GHz, till calibrate() knows better: too often is harmless */
     worker->rng = rt->seed + (index + 1) * UINT64_C(0x9E3779B97F4A7C15);
     worker->rng |= worker->rng == 0;
     worker->free[FR_FREE_HANDLE].type = mod->handle_type;

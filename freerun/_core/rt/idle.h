@@ -22,7 +22,9 @@
  *                 that worker looks at every queue after it, hence after the pusher's store, and sees the item. If
  *                 it is a searcher's that found work, that worker then calls fr_idle_worker_to_notify(), a load
  *                 after the store again: so it wakes one that searches after the store, or else the argument starts
- *                 anew from there. It ends, since a worker can park only by an RMW that either leaves searching == 0,
+ *                 anew from there. A searcher that found work may as well look at every queue after the RMW, as one that
+ *                 parks does, and call it only if it sees an item; what it found itself is not in a queue any more.
+ *                 It ends, since a worker can park only by an RMW that either leaves searching == 0,
  *                 and then it looks, or leaves another searcher, for whom the same holds.
  *                 As a consequence no task waits in a queue while a worker sleeps, even if a poll never ends.
  *                 The model of this with all interleavings: tests/model/idle.pml.
@@ -32,7 +34,7 @@
  *             I5  The caller's half of I2. After a push that another worker may have to run: worker_to_notify, and
  *                 unpark whom it returns, without fail (it is counted as searching until it says otherwise). After
  *                 fr_idle_to_parked() == true: look at all queues and the injector; if one is not empty, worker_to_notify.
- *                 After fr_idle_from_searching() == true: worker_to_notify. After moving several items from the injector to
+ *                 After fr_idle_from_searching() == true: worker_to_notify, or first that look. After moving several items from the injector to
  *                 the own queue: worker_to_notify too, for between the two places they were in nobody's sight. After
  *                 waking: if
  *                 fr_idle_unpark_by_id() is true the worker is awake and not searching; if it is false it was

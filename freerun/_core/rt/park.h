@@ -53,6 +53,13 @@ int fr_park_wait(struct fr_parker *p, int64_t timeout_ns);
 /* After the driver returned (or instead of entering it). True if the owner was notified (consumed). */
 bool fr_park_end_driver(struct fr_parker *p);
 
+/* The owner's look while it is awake: begin would return 1. Consumes nothing. */
+static inline bool fr_park_is_notified(const struct fr_parker *p)
+{
+    /* relaxed: fr_park_begin() acquires */
+    return atomic_load_explicit(&p->word, memory_order_relaxed) == FR_PARK_NOTIFIED;
+}
+
 /* Wakes the owner, or keeps it from sleeping next time. */
 enum fr_unpark fr_park_unpark(struct fr_parker *p);
 
