@@ -163,6 +163,9 @@ def spawn_blocking(fn: Callable[..., _T], /, *args: Any, **kwargs: Any) -> JoinH
 # aborts it and whatever is shut down.
 def spawn_file_call(must: bool, fn: Callable[..., _T], /, *args: Any) -> JoinHandle[_T]: ...
 
+# For freerun.fs, on the pool: up to `size` bytes, by reads of `piece` bytes each, until one gives fewer.
+def read_in_pieces(fd: int, size: int, piece: int, /) -> bytes: ...
+
 # For freerun.fs: what io_uring shall do with a file, `must` as above. None: the runtime has none, or it is busy.
 # kind 0 read: `data` bytes at most; 1 write: `data`, all of it; 2 sync: `flags` 1 for the data only; 3 open: `data` is
 # the path as bytes; 4 statx: the same, its struct comes as bytes. The result goes through `wrap`; `done` comes last.

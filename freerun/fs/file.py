@@ -130,7 +130,10 @@ class File(Buffered):
         """Begin to read. No call is under way."""
         size = self._descriptor.use(_pool_calls.rest_of) if n is None else min(n, _pool_calls.MOST)
         op = _ring.read(self._descriptor, size) if self._alone else None
-        self._op = op or spawn_file_call(False, self._descriptor.use, os.read, size)
+        if op is None:
+            read = _pool_calls.read_large if self._descriptor.use(_pool_calls.is_large, size) else os.read
+            op = spawn_file_call(False, self._descriptor.use, read, size)
+        self._op = op
         self._reads = True
 
     def _change(self, fn: Callable[..., object], *args: Any) -> None:

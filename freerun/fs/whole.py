@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import os
 import shutil
+import stat
 from collections.abc import Buffer
 
 from freerun.io._checks import contiguous
 
 from ._calls import StrPath, as_path, call, must
+from ._pool_calls import PIECE, read_large
 
 __all__ = ["copy", "read", "read_to_string", "write"]
 
@@ -93,7 +95,12 @@ async def copy(source: StrPath, target: StrPath, /) -> int:
 
 def _read(path: str) -> bytes:
     with open(path, "rb", buffering=0) as file:
-        return file.readall()
+        about = os.fstat(file.fileno())
+        if about.st_size <= PIECE or not stat.S_ISREG(about.st_mode):
+            return file.readall()
+        data = read_large(file.fileno(), about.st_size + 1)
+        rest = file.readall()  # if it has grown, or the system gave less than there is
+        return data + rest if rest else data
 
 
 def _read_text(path: str, encoding: str, errors: str) -> str:

@@ -23,6 +23,8 @@ class Buffer:
 
     def append(self, piece: bytes) -> None:
         """Add bytes at the end."""
+        if not piece:  # the end of a file: what is there stays the object that it is
+            return
         if self._at == len(self._data):
             self._data = bytes(piece)  # the object itself, if it is bytes
         elif isinstance(self._data, bytearray):

@@ -8,6 +8,8 @@
  * INVARIANTS F2 a task whose request is under way is neither completed nor closed.
  *            F3 with FR_DUTY_MUST the request is made again until all is written, or an error is final: io_uring cancels
  *               the requests of a thread that exits, and those that a signal hit.
+ *            F4 a read that ends after some bytes gives them, also if it was cancelled: the file's position is behind
+ *               them.
  * SHUTDOWN   reads are cancelled with their task, writes are waited for up to the deadline. What is under way then leaves
  *            the runtime dirty: its memory and the ring stay.
  * PROVED BY  tests/fs/
@@ -19,7 +21,8 @@
 
 #include "runtime.h"
 
-enum { INLINE_MOST = 65536, REQUEST_MOST = 1 << 30 };
+/* PIECE_MOST: of a read, for the reason that file_read.c gives. The kernel's threads are no more preemptible than ours. */
+enum { INLINE_MOST = 65536, PIECE_MOST = 1 << 18, REQUEST_MOST = 1 << 30 };
 
 typedef struct {
     PyObject_HEAD
@@ -42,21 +45,31 @@ bool fr_file_under_way(struct fr_task *task)
     return self && !fr_file_is_done(&self->op);
 }
 
+/* A read that names no position is of a pipe or the like: one request, since the rest may never come. */
+static bool in_pieces(FileOpObject *self)
+{
+    return self->kind == FR_FILE_READ && self->offset >= 0;
+}
+
+static Py_ssize_t next_length(FileOpObject *self)
+{
+    return Py_MIN(self->size - self->done, in_pieces(self) ? PIECE_MOST : REQUEST_MOST);
+}
+
 static struct fr_file_request request_of(FileOpObject *self)
 {
-    Py_ssize_t left = self->size - self->done;
+    Py_ssize_t length = next_length(self);
     return (struct fr_file_request){
         .address = self->bytes ? PyBytes_AS_STRING(self->bytes) + self->done : NULL,
         .second = self->out ? PyBytes_AS_STRING(self->out) : NULL,
-        .length =
-            self->kind == FR_FILE_STAT ? STATX_BASIC_STATS : (uint32_t)(left > REQUEST_MOST ? REQUEST_MOST : left),
+        .length = self->kind == FR_FILE_STAT ? STATX_BASIC_STATS : (uint32_t)length,
         .offset = self->offset < 0 ? -1 : self->offset + self->done,
         .flags = self->flags,
         .mode = self->mode,
         .fd = self->fd,
         .kind = self->kind,
         /* Tried at once, an open would be O_NONBLOCK: of a FIFO that nobody else has open it would be none. */
-        .async = left > INLINE_MOST || self->kind == FR_FILE_OPEN,
+        .async = length > INLINE_MOST || self->kind == FR_FILE_OPEN,
     };
 }
 
@@ -154,16 +167,28 @@ static void call_end(FileOpObject *self)
 
 /* ---- one step ---- */
 
+/* What was read is given out, whatever came then: it is gone from the file, and the next read says what is wrong. [F4] */
+static bool read_is_final(FileOpObject *self, int32_t *result)
+{
+    bool all = !in_pieces(self) || *result < next_length(self) || self->asked_to_stop;
+    self->done += Py_MAX(*result, 0);
+    *result = (int32_t)self->done; /* it fits, see take_data() */
+    return all || self->done == self->size;
+}
+
 static bool is_final(struct fr_task *task, FileOpObject *self, int32_t *result)
 {
-    if ((self->kind == FR_FILE_WRITE || self->kind == FR_FILE_READ) && *result > 0) {
+    bool again = *result == -EINTR || *result == -ECANCELED;
+    if (self->kind == FR_FILE_READ && (*result > 0 || (self->done > 0 && (!again || self->asked_to_stop)))) {
+        return read_is_final(self, result);
+    }
+    if (self->kind == FR_FILE_WRITE && *result > 0) {
         self->done += *result;
-        return self->kind == FR_FILE_READ || self->done == self->size;
+        return self->done == self->size;
     }
     if (self->kind == FR_FILE_WRITE && *result == 0) {
         *result = -EIO; /* it takes nothing: for ever, probably */
     }
-    bool again = *result == -EINTR || *result == -ECANCELED;
     return !again || (self->asked_to_stop && task->duty != FR_DUTY_MUST);
 }
 
@@ -207,13 +232,16 @@ enum fr_poll_result fr_file_poll(struct fr_task *task, uint64_t state)
     }
     /* release: pairs with jump_clock() */
     atomic_fetch_sub_explicit(&rt->blocking_running, 1, memory_order_release);
+    if ((state & FR_CANCELLED) && task->duty != FR_DUTY_MUST) {
+        self->asked_to_stop = true; /* before the next piece */
+    }
     int32_t result = self->op.result;
     if (!is_final(task, self, &result)) {
         int err = fr_file_submit(task);
         if (!err) {
             return wait_on(task);
         }
-        result = err;
+        result = self->kind == FR_FILE_READ && self->done > 0 ? (int32_t)self->done : err; /* [F4] */
     }
     finish(task, self, result);
     return FR_POLL_DONE;
@@ -254,9 +282,9 @@ static int take_data(FileOpObject *self, PyObject *data)
         self->size = self->kind == FR_FILE_WRITE ? PyBytes_GET_SIZE(data) : 0;
     } else if (data != Py_None) {
         self->size = PyLong_AsSsize_t(data);
-        if (self->size <= 0) {
+        if (self->size <= 0 || self->size > INT32_MAX) {
             if (!PyErr_Occurred()) {
-                PyErr_SetString(PyExc_ValueError, "argument 'data' must be positive");
+                PyErr_SetString(PyExc_ValueError, "argument 'data' must be positive, and below 2**31");
             }
             return -1;
         }

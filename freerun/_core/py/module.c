@@ -234,6 +234,9 @@ static PyMethodDef functions[] = {
     {"file_request", fr_file_request, METH_VARARGS,
      "file_request(must, kind, fd, data, offset, flags, mode, name, wrap, done, /)\n--\n\n"
      "For freerun.fs: the JoinHandle of a request to io_uring, or None where the runtime has none."},
+    {"read_in_pieces", fr_read_in_pieces, METH_VARARGS,
+     "read_in_pieces(fd, size, piece, /)\n--\n\n"
+     "For freerun.fs: up to `size` bytes, by reads of `piece` bytes each, until one gives fewer."},
     {"block_in_place", FAST(fr_block_in_place), METH_FASTCALL | METH_KEYWORDS,
      "block_in_place(fn, /, *args, **kwargs)\n--\n\n"
      "Call a blocking function right here, after handing this worker's queue to another thread.\n\n"

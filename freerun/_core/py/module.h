@@ -185,6 +185,7 @@ PyObject *fr_task_spawn_here(PyObject *module, PyObject *const *args, Py_ssize_t
 PyObject *fr_task_spawn_blocking_here(PyObject *module, PyObject *const *args, Py_ssize_t nargs, PyObject *kwnames);
 PyObject *fr_task_spawn_file_call(PyObject *module, PyObject *const *args, Py_ssize_t nargs);
 PyObject *fr_file_request(PyObject *module, PyObject *args);
+PyObject *fr_read_in_pieces(PyObject *module, PyObject *args);
 PyObject *fr_task_current(PyObject *module, PyObject *ignored);
 PyObject *fr_block_in_place(PyObject *module, PyObject *const *args, Py_ssize_t nargs, PyObject *kwnames);
 PyObject *fr_timer_sleep(PyObject *module, PyObject *seconds);
