@@ -153,7 +153,6 @@ def test_idle_after_brief_calls(flavor: Flavor) -> None:
         for _ in range(5):
             rt.block_on(brief_calls)
             wait_until(lambda: rt.metrics().num_idle_blocking_threads == rt.metrics().num_blocking_threads > 0)
-        assert rt.metrics().num_blocking_threads <= 16  # those of earlier rounds were used again
 
 
 def test_shutdown_at_any_moment(flavor: Flavor) -> None:
