@@ -551,15 +551,18 @@ async def test_a_coroutine_that_somebody_else_runs() -> None:
     with pytest.raises(freerun.JoinError):
         await task
 
+    go = freerun.sync.Notify()
+
     async def body() -> None:
-        await sleep(0.02)
+        await go.notified()
 
     shared = body()
-    limited = freerun.spawn(timeout(1, shared))
+    limited = freerun.spawn(timeout(3600, shared))
     await until(lambda: is_parked(limited))
     for other in (freerun.spawn(awaits, timeout(1, shared)),):
         with pytest.raises(RuntimeError, match=r"runs already|being awaited already"):
             await other
+    go.notify_one()
     await limited
     with pytest.raises(RuntimeError, match="cannot reuse"):
         await timeout(1, shared)
