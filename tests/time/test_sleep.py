@@ -143,17 +143,23 @@ async def test_awaited_again() -> None:
 
 @every_flavor
 async def test_a_sleep_that_moves_to_another_task() -> None:
-    nap = sleep(0.01)
+    """Longer and longer, until it is short enough to wait for and long enough to be aborted."""
 
-    async def naps() -> None:
+    async def naps(nap: Any) -> None:
         await nap
 
-    first = freerun.spawn(naps)
-    await until(lambda: is_parked(first))
-    first.abort()
-    with pytest.raises(freerun.JoinError):
-        await first
-    await freerun.spawn(naps)
+    for seconds in (0.01, 0.1, 1, 10):
+        nap = sleep(seconds)
+        first = freerun.spawn(naps, nap)
+        await until(lambda: is_parked(first) or first.is_finished())
+        first.abort()
+        try:
+            await first
+        except freerun.JoinError:
+            break
+    else:
+        raise AssertionError("it was never aborted in its sleep")
+    await freerun.spawn(naps, nap)
 
 
 @every_flavor
