@@ -29,7 +29,6 @@ __all__ = [
     "RAISED",
     "RETURNED",
     "finish",
-    "leaving",
     "pack",
     "pack_call",
     "pack_error",
@@ -248,14 +247,14 @@ def finish(kind: int, parcel: Parcel | None) -> Any:
     raise JoinError("the interpreter that ran the isolated task ended before the task did", current_task().id, False)
 
 
-def leaving(name: str, words: str) -> JoinError:
+def _leaving(name: str, words: str) -> JoinError:
     """What becomes of SystemExit and KeyboardInterrupt, which shall end nothing but the task."""
     what = "called sys.exit()" if name == "SystemExit" else f"raised {name}"
     return JoinError(f"the isolated task {what}: {name}({words})", current_task().id, False)
 
 
 def _rebuilt(pickled: bytes | None, leaves: bool, name: str, words: str, text: str) -> BaseException:
-    error: BaseException = leaving(name, words) if leaves else _unpickled(pickled) or RuntimeError(f"{name}: {words}")
+    error: BaseException = _leaving(name, words) if leaves else _unpickled(pickled) or RuntimeError(f"{name}: {words}")
     error.__cause__ = RemoteTraceback(text)
     return error
 

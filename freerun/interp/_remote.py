@@ -8,8 +8,8 @@ __all__ = ["RemoteTraceback"]
 class RemoteTraceback(Exception):
     """The cause of an exception that came from an isolated task: the traceback as it stood over there, as text.
 
-    `str()` gives the text. It is the `__cause__`, so that Python prints it above the traceback of the `await`. On an
-    ordinary worker, as on free-threaded builds by default, there is none: the traceback itself is there.
+    `str()` gives the text. It is the `__cause__`, so that Python prints it above the traceback of the `await`. It is the
+    same on every build, whatever the workers are.
 
     Example::
 
@@ -24,8 +24,7 @@ class RemoteTraceback(Exception):
                 return str(error.__cause__)
             return ""
 
-        with freerun.Builder.new_multi_thread().worker_threads(1).workers("interpreters").build() as rt:
-            assert "invalid literal" in rt.block_on(main)
+        assert "invalid literal" in freerun.run(main)
     """
 
     def __init__(self, text: str) -> None:

@@ -49,6 +49,12 @@ PyObject *fr_inner_close(struct fr_module *mod, PyObject *inner);
 /* It was given, and will never be stepped: a coroutine is closed, so that it does not complain. What else can be awaited is
  * left as it is: the close() of a receiver, for one, means something else. */
 void fr_inner_refuse(struct fr_module *mod, PyObject *given);
+/* What tp_iternext returns for what am_send did. */
+static inline PyObject *fr_inner_next(PySendResult sent, PyObject *result)
+{
+    return sent == PYGEN_RETURN ? fr_leaf_return(result) : sent == PYGEN_NEXT ? result : NULL;
+}
+
 /* What a throw() method returns for that. */
 PyObject *fr_inner_thrown(PySendResult sent, PyObject *result);
 /* Whether any number of awaits may share the object: the singletons of the engine. */

@@ -576,14 +576,8 @@ static PySendResult group_send(PyObject *op, PyObject *Py_UNUSED(value), PyObjec
 static PyObject *group_iternext(PyObject *op)
 {
     PyObject *result;
-    switch (group_send(op, Py_None, &result)) {
-    case PYGEN_NEXT:
-        return result;
-    case PYGEN_RETURN:
-        return fr_leaf_return(result);
-    default:
-        return NULL;
-    }
+    PySendResult sent = group_send(op, Py_None, &result);
+    return fr_inner_next(sent, result);
 }
 
 /* Whoever throws into it is the task that awaits it, or somebody who cannot wait for what it cleans up. */

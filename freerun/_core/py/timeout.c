@@ -224,14 +224,8 @@ static PySendResult timed_send(PyObject *op, PyObject *Py_UNUSED(value), PyObjec
 static PyObject *timed_iternext(PyObject *op)
 {
     PyObject *result;
-    switch (timed_send(op, Py_None, &result)) {
-    case PYGEN_NEXT:
-        return result;
-    case PYGEN_RETURN:
-        return fr_leaf_return(result);
-    default:
-        return NULL;
-    }
+    PySendResult sent = timed_send(op, Py_None, &result);
+    return fr_inner_next(sent, result);
 }
 
 /* ---- from outside: throw() and close() ---- */

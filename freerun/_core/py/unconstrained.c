@@ -104,14 +104,8 @@ static PySendResult unconstrained_send(PyObject *op, PyObject *Py_UNUSED(value),
 static PyObject *unconstrained_iternext(PyObject *op)
 {
     PyObject *result;
-    switch (unconstrained_send(op, Py_None, &result)) {
-    case PYGEN_NEXT:
-        return result;
-    case PYGEN_RETURN:
-        return fr_leaf_return(result);
-    default:
-        return NULL;
-    }
+    PySendResult sent = unconstrained_send(op, Py_None, &result);
+    return fr_inner_next(sent, result);
 }
 
 static PyObject *unconstrained_throw(PyObject *op, PyObject *const *args, Py_ssize_t nargs)
