@@ -8,8 +8,8 @@ __all__ = ["RemoteTraceback"]
 class RemoteTraceback(Exception):
     """The cause of an exception that came from an isolated task: the traceback as it stood over there, as text.
 
-    `str()` gives the text. It is the `__cause__`, so that Python prints it above the traceback of the `await`. That is so
-    on every build, whatever the workers are.
+    `str()` gives the text. It is the `__cause__`, so that Python prints it above the traceback of the `await`, on every
+    build, whatever the workers are.
 
     Example::
 
