@@ -19,7 +19,7 @@
  *                 costs, to FR_SPIN_DEBT_MAX short waits between two of them; each hit halves it.
  * LOCKS       none.
  * SHUTDOWN    nothing to do: it is over in FR_SPIN_NS.
- * PROVED BY   tests/test_spin.c
+ * PROVED BY   tests/test_spin.c; for the spin of workers (W1) tests/model/idle.pml, -DSPIN
  */
 #ifndef FR_RT_SPIN_H
 #define FR_RT_SPIN_H

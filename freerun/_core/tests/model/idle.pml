@@ -20,7 +20,11 @@
  *   -DBUG_NO_CHAIN            (with STUCK) the last searcher that finds work wakes nobody
  *   -DBUG_NO_PULL_NOTIFY      (with STUCK) a worker that pulls several tasks from the injector wakes nobody
  *   -DBUG_LOST_UNPARK         the parker forgets a notification that comes before begin
- * -DSPURIOUS adds workers that wake by themselves (time-outs, driver events).
+ *   -DBUG_SPUN_NO_LOOK        (with STUCK, SPIN) the last searcher that finds work after a spin neither wakes nor looks
+ *   -DBUG_SPIN_NO_RECHECK     (with SPIN) a worker that has spun in vain parks without looking again
+ * -DSPURIOUS adds workers that wake by themselves (time-outs, driver events). -DSPIN adds the spin before a worker parks,
+ * while a blocking call is under way (py/worker.c, spin_for_call()): whether there is one, how long the spin lasts and
+ * what ends it is left open. Tasks that the call's end makes runnable are the pushers'.
  */
 #ifndef WORKERS
 #define WORKERS 2
@@ -51,6 +55,7 @@ bool sleeping[WORKERS]; /* in idle's stack */
 bool notified[WORKERS]; /* the parker's NOTIFIED */
 bool parked[WORKERS];   /* asleep in the parker */
 bool stuck[WORKERS];
+bool spinning; /* rt->worker_spins */
 byte pushing = PUSHERS;
 
 #define SHOULD_WAKE (searching == 0 && unparked < WORKERS)
@@ -132,10 +137,25 @@ inline pull(rest, found)
     fi
 }
 
+/* fr_work_anywhere() */
+inline look_everywhere()
+{
+    i = 0;
+    found = false;
+    do
+    :: i < WORKERS && !found -> atomic { found = (ring[i] > 0); i++ }
+    :: else -> i = 0; break
+    od;
+    if
+    :: !found -> found = (inject > 0)
+    :: else -> skip
+    fi
+}
+
 proctype worker(byte me)
 {
     byte i, rest, who = NONE;
-    bool last, search, found;
+    bool last, search, found, spun, vain;
 
 again: /* own ring, then the injector */
     atomic {
@@ -159,7 +179,7 @@ again: /* own ring, then the injector */
     if
     :: search -> skip
     :: !search && 2 * searching < WORKERS -> atomic { searching++; search = true; check_counts() }
-    :: !search && 2 * searching >= WORKERS -> goto park
+    :: !search && 2 * searching >= WORKERS -> goto spin
     fi;
     i = 0;
     do
@@ -183,10 +203,10 @@ again: /* own ring, then the injector */
     fi;
     if
     :: found -> goto got_task
-    :: else -> goto park
+    :: else -> goto spin
     fi;
 
-got_task:
+got_task: /* leave_search() */
     if
     :: search ->
         atomic { /* fr_idle_from_searching() */
@@ -197,10 +217,19 @@ got_task:
         }
 #ifndef BUG_NO_CHAIN
         if
-        :: last -> notify(who)
-        :: else -> skip
-        fi
+        :: last && !spun -> notify(who)
+#ifndef BUG_SPUN_NO_LOOK
+        :: last && spun ->
+            look_everywhere();
+            if
+            :: found -> notify(who)
+            :: else -> skip
+            fi
 #endif
+        :: else -> skip
+        fi;
+#endif
+        spun = false
     :: else -> skip
     fi;
     atomic { /* the task runs, and may push another one here */
@@ -225,6 +254,42 @@ end_stuck:
     held--;
     goto again;
 
+spin: /* spin_for_call() */
+#ifdef SPIN
+    if
+    :: true -> goto park /* no brief call is under way, or a spin is not worth it */
+    :: true -> skip
+    fi;
+#if WORKERS > 1
+    if /* counted as searching, or no spin */
+    :: search -> skip
+    :: !search && 2 * searching < WORKERS -> atomic { searching++; search = true; check_counts() }
+    :: !search && 2 * searching >= WORKERS -> goto park
+    fi;
+    atomic {
+        if
+        :: spinning -> goto park
+        :: else -> spinning = true
+        fi
+    }
+#endif
+    if /* whatever it saw may be gone when it looks for it, and it may give up at any time */
+    :: inject > 0 -> found = true
+    :: me != 0 && ring[0] > 1 -> found = true
+    :: WORKERS > 1 && me != 1 % WORKERS && ring[1 % WORKERS] > 1 -> found = true
+    :: WORKERS > 2 && me != 2 % WORKERS && ring[2 % WORKERS] > 1 -> found = true
+    :: WORKERS > 3 && me != 3 % WORKERS && ring[3 % WORKERS] > 1 -> found = true
+    :: true -> found = false
+    fi;
+#if WORKERS > 1
+    spinning = false;
+#endif
+    spun = found;
+    if
+    :: found -> goto again
+    :: else -> vain = true; goto park
+    fi;
+#endif
 park:
     atomic { /* fr_idle_to_parked(): under idle's lock */
         sleeping[me] = true;
@@ -238,19 +303,14 @@ park:
         search = false;
         check_counts()
     }
+#ifdef BUG_SPIN_NO_RECHECK
+    last = last && !vain;
+#endif
+    vain = false;
 #ifndef BUG_NO_RECHECK
     if
     :: last ->
-        i = 0;
-        found = false;
-        do
-        :: i < WORKERS && !found -> atomic { found = (ring[i] > 0); i++ }
-        :: else -> i = 0; break
-        od;
-        if
-        :: !found -> found = (inject > 0)
-        :: else -> skip
-        fi;
+        look_everywhere();
         if
         :: found -> notify(who)
         :: else -> skip

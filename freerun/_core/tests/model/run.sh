@@ -1,6 +1,6 @@
 #!/bin/sh
 # Checks idle.pml with Spin: the protocol holds, and each left-out rule is found out. Needs spin and a C compiler.
-# Ten seconds with two workers; `run.sh full` adds three workers and spurious wake-ups: ten minutes, 12 GiB.
+# Half a minute with two workers; `run.sh full` adds three workers and spurious wake-ups: fifteen minutes, 12 GiB.
 set -eu
 model=$(cd "$(dirname "$0")" && pwd)/idle.pml
 work=$(mktemp -d)
@@ -25,14 +25,21 @@ check() {
 check 0 -DWORKERS=1 -DPUSHERS=2 -DPUSHES=2
 check 0 -DWORKERS=2 -DPUSHERS=2 -DPUSHES=1 -DCHILDREN=2
 check 0 -DWORKERS=2 -DPUSHERS=1 -DPUSHES=3 -DCHILDREN=1 -DSTUCK
+check 0 -DWORKERS=1 -DPUSHERS=2 -DPUSHES=2 -DSPIN
+check 0 -DWORKERS=2 -DPUSHERS=2 -DPUSHES=1 -DCHILDREN=1 -DSPIN
+check 0 -DWORKERS=2 -DPUSHERS=1 -DPUSHES=2 -DCHILDREN=1 -DSTUCK -DSPIN
 check 1 -DBUG_NO_RECHECK
 check 1 -DBUG_TOKIO_RECHECK -DSTUCK
 check 1 -DBUG_LOAD_BEFORE_STORE
 check 1 -DBUG_LOST_UNPARK
 check 1 -DBUG_NO_CHAIN -DSTUCK -DPUSHES=2
 check 1 -DBUG_NO_PULL_NOTIFY -DSTUCK -DPUSHES=2
+check 1 -DBUG_SPIN_NO_RECHECK -DSPIN
+check 1 -DBUG_SPUN_NO_LOOK -DSTUCK -DSPIN -DPUSHES=2
 if [ "${1:-}" = full ]; then
     check 0 -DWORKERS=2 -DPUSHERS=2 -DPUSHES=1 -DCHILDREN=1 -DSTUCK -DSPURIOUS=2
+    check 0 -DWORKERS=2 -DPUSHERS=2 -DPUSHES=1 -DCHILDREN=2 -DSPIN
+    check 0 -DWORKERS=2 -DPUSHERS=1 -DPUSHES=3 -DCHILDREN=1 -DSTUCK -DSPIN
     check 0 -DWORKERS=3 -DPUSHERS=1 -DPUSHES=2 -DCHILDREN=1
     check 0 -DWORKERS=3 -DPUSHERS=1 -DPUSHES=2 -DCHILDREN=1 -DSTUCK
     check 0 -DWORKERS=3 -DPUSHERS=2 -DPUSHES=1 -DCHILDREN=0 -DSTUCK
