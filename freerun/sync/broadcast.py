@@ -157,12 +157,11 @@ class Sender[T](_Sending):
         channel = self._channel
         slot = _Slot(value)
         overwritten = None
-        if self._closed:
-            raise SendError(value)
         with channel.lock:
-            while receivers := channel.receivers:
+            while receivers := 0 if self._closed else channel.receivers:
                 slot.left = Countdown(receivers)
-                if receivers == channel.receivers:  # and from here to the pop() no finalizer changes that
+                # From here to the pop() no finalizer changes that, and nothing is sent after the end.
+                if receivers == channel.receivers and not self._closed:
                     tail = channel.tail
                     channel.ring[tail] = slot
                     channel.tail = tail + 1

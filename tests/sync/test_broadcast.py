@@ -776,6 +776,29 @@ def test_a_closed_sender() -> None:
     assert rx.try_recv() == 2
 
 
+def test_nothing_is_sent_after_the_end() -> None:
+    """Closed by another thread while it sends, a sender says so: a receiver may have seen the end already."""
+    tx, rx = broadcast.channel(2)
+    lock = tx._channel.lock
+
+    class ClosedMeanwhile:
+        def __enter__(self) -> None:
+            tx._channel.lock = lock
+            tx.close()
+            lock.acquire()
+
+        def __exit__(self, *_: object) -> None:
+            lock.release()
+
+    tx._channel.lock = ClosedMeanwhile()  # type: ignore[assignment]
+    with pytest.raises(SendError) as caught:
+        tx.send(1)
+    assert caught.value.value == 1
+    with pytest.raises(RecvError, match="everything was read"):
+        rx.try_recv()
+    assert len(tx) == 0
+
+
 def test_outside_a_task() -> None:
     _tx, rx = broadcast.channel(2)
     recv = rx.recv().__await__()

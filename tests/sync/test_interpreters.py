@@ -1,0 +1,22 @@
+"""`sync` in interpreters of their own, each with its own GIL, at the same time: they share nothing, C state included."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import sync_everywhere
+
+import freerun
+
+
+@pytest.mark.parametrize("kind", ["interpreters", "threads"])
+def test_everything_at_once(kind: str) -> None:
+    async def main() -> list[Any]:
+        tasks = [freerun.spawn_isolated(sync_everywhere.everything, 20) for _ in range(6)]
+        tasks.append(freerun.spawn(sync_everywhere.everything, 20))
+        return [await task for task in tasks]
+
+    with freerun.Builder().worker_threads(2).workers(kind).build() as runtime:
+        results = runtime.block_on(main)
+    assert results == [((570, 63, "once", "to all", "latest"), (2, 1, 7, 8))] * 7
