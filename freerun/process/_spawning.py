@@ -26,7 +26,7 @@ from ._process import Process
 from ._reaper import reaper
 from .stdio import Stdio
 
-__all__ = ["Plan", "Spawned", "start"]
+__all__ = ["Plan", "Spawned", "after_fork", "start"]
 
 AT_ONCE = min(16, 2 * (os.process_cpu_count() or 1))
 """How many are started at the same time: each keeps a thread of the pool busy until it executes its program. On two
@@ -250,10 +250,7 @@ def _not_found(plan: Plan) -> str:
 _semaphore = Semaphore(AT_ONCE)
 
 
-def _after_fork() -> None:
-    """In the child: whoever had a permit is not there."""
+def after_fork() -> None:
+    """In the child: whoever had a permit is not there. The reaper's hook calls it, and says why this module has none."""
     global _semaphore
     _semaphore = Semaphore(AT_ONCE)
-
-
-os.register_at_fork(after_in_child=_after_fork)

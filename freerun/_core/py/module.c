@@ -431,6 +431,14 @@ static int module_traverse(PyObject *module, visitproc visit, void *arg)
     for (size_t i = 0; i < FR_MPSC_TYPES; i++) {
         Py_VISIT(mod->mpsc_types[i]);
     }
+    /* The singletons are no GC objects, so nobody else reports the reference that each has to its type: unreported, it
+     * keeps the type, with it this module, and with them most of what an interpreter that ends has imported. */
+    PyObject *singletons[] = {mod->yield_now, mod->consume_budget, mod->ready, mod->shielded_yield};
+    for (size_t i = 0; i < sizeof singletons / sizeof *singletons; i++) {
+        if (singletons[i]) {
+            Py_VISIT(Py_TYPE(singletons[i]));
+        }
+    }
     return 0;
 }
 
