@@ -153,7 +153,7 @@ class ReadDir:
     """The entries of a directory. Made by `read_dir()`.
 
     The directory is open from the first entry to the last: leave the loop early only within `async with`, or call
-    `close()`. Tokio: `tokio::fs::ReadDir`.
+    `close()`. Cancel safety: no entry is lost. Tokio: `tokio::fs::ReadDir`.
     """
 
     __slots__ = ("_claim", "_found", "_listing", "_op", "_opened", "_over", "_path")

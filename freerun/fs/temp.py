@@ -203,7 +203,7 @@ class TempDir:
     """A directory that is removed with all in it. Made by `temp_dir()`.
 
     Entered, it gives its path. Never closed and not kept, it is removed by garbage collection, with a
-    `ResourceWarning`.
+    `ResourceWarning`. Cancel safety: as `temp_dir()`.
     """
 
     __slots__ = ("_closing", "_how", "_trash")

@@ -57,5 +57,5 @@ class AsyncWriteExt:
         """Pass on what is held back, which is nothing here. Cancel safe. Tokio: `AsyncWriteExt::flush`."""
 
     async def shutdown(self) -> None:
-        """Nothing more will be written. Here: `flush()`. Tokio: `AsyncWriteExt::shutdown`."""
+        """Nothing more will be written. Here: as `flush()`. Tokio: `AsyncWriteExt::shutdown`."""
         await self.flush()

@@ -6,9 +6,9 @@ import contextlib
 from collections.abc import Coroutine, Mapping
 from typing import Any
 
-from .dump import await_stack
+from .dump import Stack, await_stack, format_stack
 from .log import logger
-from .stacks import format_frames, thread_stacks
+from .stacks import thread_stacks
 from .task_info import TaskInfo
 
 __all__ = ["report"]
@@ -21,7 +21,7 @@ def report(description: Mapping[str, Any], coro: Coroutine[Any, Any, Any] | None
     """
     with contextlib.suppress(Exception):
         task = TaskInfo._from(description)
-        frames = thread_stacks().get(thread, []) if thread else await_stack(coro) if coro is not None else []
+        stack = Stack(thread_stacks().get(thread, [])) if thread or coro is None else await_stack(coro)
         where = "is in one poll" if thread else "waits elsewhere"
         logger().warning(
             "%s was given a lock or a permit (Mutex, RwLock, Semaphore) for %.1f s now and %s: nobody polls what "
@@ -30,5 +30,5 @@ def report(description: Mapping[str, Any], coro: Coroutine[Any, Any, Any] | None
             task,
             seconds,
             where,
-            (format_frames(frames) or "  (no Python frame)\n").rstrip("\n"),
+            format_stack(stack).rstrip("\n"),
         )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Coroutine
+from contextvars import Context
 from typing import TYPE_CHECKING, Any, Self, final, overload
 
 from freerun._arguments import Seconds, close_unstarted
@@ -61,12 +62,21 @@ class LocalRuntime:
         self._runtime = Runtime(dataclasses.replace(config, current_thread=True, pinned=True))
 
     @overload
-    def spawn_local[T](self, coro: Coroutine[Any, Any, T], /, *, name: str | None = None) -> JoinHandle[T]: ...
+    def spawn_local[T](
+        self, coro: Coroutine[Any, Any, T], /, *, name: str | None = None, context: Context | None = None
+    ) -> JoinHandle[T]: ...
     @overload
     def spawn_local[*Ts, T](
-        self, coro: Callable[[*Ts], Coroutine[Any, Any, T]], /, *args: *Ts, name: str | None = None
+        self,
+        coro: Callable[[*Ts], Coroutine[Any, Any, T]],
+        /,
+        *args: *Ts,
+        name: str | None = None,
+        context: Context | None = None,
     ) -> JoinHandle[T]: ...
-    def spawn_local(self, coro: Any, /, *args: Any, name: str | None = None) -> JoinHandle[Any]:  # type: ignore[misc]  # mypy on TypeVarTuple
+    def spawn_local(  # type: ignore[misc]  # mypy on TypeVarTuple
+        self, coro: Any, /, *args: Any, name: str | None = None, context: Context | None = None
+    ) -> JoinHandle[Any]:
         """Spawn a task that stays on this thread. It runs while this thread is in `block_on`.
 
         Errors: `RuntimeError` on another thread; else as `freerun.spawn`. Cancel safety: does not wait.
@@ -92,7 +102,7 @@ class LocalRuntime:
                 "spawn_local() of a LocalRuntime may be called only on the thread that made it; from here, use "
                 "runtime.handle().spawn(async_fn, *args), which makes the coroutine there"
             )
-        return core.spawn(coro, *args, name=name)
+        return core.spawn(coro, *args, name=name, context=context)
 
     @property
     def spawn(self) -> Spawn:

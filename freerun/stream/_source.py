@@ -18,13 +18,14 @@ class Source[T]:
     raised; the latter two end the source.
     """
 
-    __slots__ = ("_next", "ended", "failed", "iterator")
+    __slots__ = ("_next", "ended", "failed", "iterator", "name")
 
     def __init__(self, stream: AsyncIterable[T], argument: str = "stream") -> None:
         if not hasattr(stream, "__aiter__"):
             kind = type(stream).__name__
             hint = "; freerun.stream.iter() makes one of an ordinary iterable" if hasattr(stream, "__iter__") else ""
             raise TypeError(f"argument '{argument}' must be an async iterable, not {kind}: {stream!r}{hint}")
+        self.name = argument  # for dumps
         self.iterator: AsyncIterator[T] = stream.__aiter__()
         self._next: Strand[T] | Failed | None = None
         self.ended = False

@@ -158,6 +158,7 @@ class _Keyed[K, T](Source[T]):
     def __init__(self, key: K, stream: AsyncIterable[T]) -> None:
         super().__init__(stream)
         self.key = key
+        self.name = f"stream {key!r}"
 
 
 class _InTurns[K, T]:

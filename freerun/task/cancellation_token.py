@@ -14,15 +14,12 @@ from collections.abc import Awaitable, Callable
 from typing import Any, Self, final, overload
 
 from freerun._arguments import close_unstarted
-from freerun._core._native import Timeout, timeout_at_ns
-from freerun._errors import Cancelled
+from freerun._core._native import CancelScope
 from freerun.lowlevel import PENDING, Listeners, Pending
 
 from ._awaitable import as_awaitable
 
 __all__ = ["CancellationToken", "DropGuard", "TokenCancelled"]
-
-_FOREVER = (1 << 63) - 1
 
 
 class TokenCancelled(Exception):
@@ -72,7 +69,7 @@ class CancellationToken:
         self._cancelled = False  # set under the lock, once
         # These are made when they are first needed, and added to, under the lock: most tokens have none.
         self._children: set[weakref.ref[CancellationToken]] | None = None
-        self._running: set[Timeout] | None = None  # of run_until_cancelled()
+        self._running: set[CancelScope] | None = None  # of run_until_cancelled()
         self._waiting: Listeners | None = None
         self._parent: CancellationToken | None = None
         self._self: weakref.ref[CancellationToken] | None = None  # what the parent has in its set
@@ -189,8 +186,8 @@ class CancellationToken:
         If it then ends with `Cancelled`, `TokenCancelled` is raised here; a result that it returns all the same, or
         another exception, stands as it is. With a token that is cancelled already, the awaited does not begin.
 
-        Errors: `TokenCancelled`; `TypeError` for what cannot be awaited; what the awaited raises; `RuntimeError` if the
-        runtime has no timers. Cancel safety: an abort is passed on to what is awaited. Thread safety: for tasks.
+        Errors: `TokenCancelled`; `TypeError` for what cannot be awaited; what the awaited raises.
+        Cancel safety: an abort is passed on to what is awaited. Thread safety: for tasks.
         Tokio: `CancellationToken::run_until_cancelled`.
 
         Example::
@@ -214,29 +211,20 @@ class CancellationToken:
             close_unstarted(awaitable)
             raise TokenCancelled("the token had been cancelled before this began")
         awaited = as_awaitable(awaitable, args)
-        scope: Timeout = timeout_at_ns(_FOREVER)
-        thrown: BaseException | None = None
+        scope = CancelScope()
         try:
-            async with scope:
-                try:
-                    with self._lock:
-                        if (running := self._running) is None:
-                            running = self._running = set()
-                        running.add(scope)
-                        cancelled = self._cancelled
-                    if cancelled:
-                        scope.cancel()
-                    return await awaited
-                except Cancelled as error:
-                    thrown = error
-                    raise
-        except TimeoutError as error:
-            if thrown is None or error.__cause__ is not thrown:
-                raise
+            with scope:
+                with self._lock:
+                    if (running := self._running) is None:
+                        running = self._running = set()
+                    running.add(scope)
+                    cancelled = self._cancelled
+                if cancelled:
+                    scope.cancel()
+                return await awaited
         finally:
             if self._running is not None:
                 self._running.discard(scope)
-            thrown = None  # no cycle with its traceback
         raise TokenCancelled("the token was cancelled")
 
     def drop_guard(self) -> DropGuard:

@@ -4,12 +4,19 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Coroutine, Hashable
+from contextvars import Context
 from types import TracebackType
-from typing import Any, Self, final, overload
+from typing import TYPE_CHECKING, Any, Self, final, overload
 
-from freerun._core._native import JoinHandle
+from freerun._core._native import JoinHandle, unconstrained
 
+from ._entered import entered
 from .join_set import JoinSet
+
+if TYPE_CHECKING:
+    from freerun.runtime.handle import Handle
+    from freerun.runtime.local_runtime import LocalRuntime
+    from freerun.runtime.runtime import Runtime
 
 __all__ = ["JoinMap"]
 
@@ -53,13 +60,21 @@ class JoinMap[K: Hashable, V]:
         self._by_handle: dict[JoinHandle[V], K] = {}  # without those that were replaced
 
     @overload
-    def spawn(self, key: K, coro: Coroutine[Any, Any, V], /, *, name: str | None = None) -> JoinHandle[V]: ...
+    def spawn(
+        self, key: K, coro: Coroutine[Any, Any, V], /, *, name: str | None = None, context: Context | None = None
+    ) -> JoinHandle[V]: ...
     @overload
     def spawn[*Ts](
-        self, key: K, async_fn: Callable[[*Ts], Coroutine[Any, Any, V]], /, *args: *Ts, name: str | None = None
+        self,
+        key: K,
+        async_fn: Callable[[*Ts], Coroutine[Any, Any, V]],
+        /,
+        *args: *Ts,
+        name: str | None = None,
+        context: Context | None = None,
     ) -> JoinHandle[V]: ...
     def spawn(  # type: ignore[misc]  # mypy on TypeVarTuple
-        self, key: K, coro: Any, /, *args: Any, name: str | None = None
+        self, key: K, coro: Any, /, *args: Any, name: str | None = None, context: Context | None = None
     ) -> JoinHandle[V]:
         """Start a task under `key`, as `freerun.spawn()` does; the one that has the key is aborted and forgotten.
 
@@ -68,13 +83,53 @@ class JoinMap[K: Hashable, V]:
         """
         hash(key)
         with self._lock:
-            return self._put(key, self._tasks.spawn(coro, *args, name=name))
+            return self._put(key, self._tasks.spawn(coro, *args, name=name, context=context))
 
     def spawn_blocking[**P](self, key: K, fn: Callable[P, V], /, *args: P.args, **kwargs: P.kwargs) -> JoinHandle[V]:
         """Call an ordinary function on the blocking pool, under `key`. Tokio: `JoinMap::spawn_blocking`."""
         hash(key)
         with self._lock:
             return self._put(key, self._tasks.spawn_blocking(fn, *args, **kwargs))
+
+    @overload
+    def spawn_on(
+        self,
+        key: K,
+        handle: Handle | Runtime | LocalRuntime,
+        coro: Coroutine[Any, Any, V],
+        /,
+        *,
+        name: str | None = None,
+        context: Context | None = None,
+    ) -> JoinHandle[V]: ...
+    @overload
+    def spawn_on[*Ts](
+        self,
+        key: K,
+        handle: Handle | Runtime | LocalRuntime,
+        async_fn: Callable[[*Ts], Coroutine[Any, Any, V]],
+        /,
+        *args: *Ts,
+        name: str | None = None,
+        context: Context | None = None,
+    ) -> JoinHandle[V]: ...
+    def spawn_on(  # type: ignore[misc]  # mypy on TypeVarTuple
+        self, key: K, handle: Any, coro: Any, /, *args: Any, name: str | None = None, context: Context | None = None
+    ) -> JoinHandle[V]:
+        """As `spawn()`, on the runtime of a `Handle`, or on a `Runtime`.
+
+        Errors: as `spawn()`, and `TypeError` for what is no runtime. Cancel safety: does not wait.
+        Thread safety: any thread, inside a runtime or not. Tokio: `JoinMap::spawn_on`.
+        """
+        with entered(handle, coro):
+            return self.spawn(key, coro, *args, name=name, context=context)
+
+    def spawn_blocking_on[**P](
+        self, key: K, handle: Handle | Runtime | LocalRuntime, fn: Callable[P, V], /, *args: P.args, **kwargs: P.kwargs
+    ) -> JoinHandle[V]:
+        """As `spawn_blocking()`, on the pool of a `Handle` or a runtime. Tokio: `JoinMap::spawn_blocking_on`."""
+        with entered(handle):
+            return self.spawn_blocking(key, fn, *args, **kwargs)
 
     def _put(self, key: K, handle: JoinHandle[V]) -> JoinHandle[V]:
         before = self._by_key.get(key)
@@ -128,7 +183,7 @@ class JoinMap[K: Hashable, V]:
         Cancel safety: no result is lost. Thread safety: for tasks. Tokio: `JoinMap::join_next`.
         """
         key, handle = await self.join_next_handle()
-        return key, await handle
+        return key, await unconstrained(handle)  # it has ended, and this must not be cancelled
 
     async def join_next_handle(self) -> tuple[K, JoinHandle[V]]:
         """Wait as `join_next()` does; the task's handle, which tells how it ended, comes with the key.
@@ -161,6 +216,18 @@ class JoinMap[K: Hashable, V]:
             if taken is not None:
                 return taken[0], handle
 
+    def try_join_next_handle(self) -> tuple[K, JoinHandle[V]]:
+        """Take a task that has ended, without waiting: its key and its handle, which tells how.
+
+        Errors: `WouldBlock` if none has ended yet; `IndexError` if no task is in here.
+        Cancel safety: does not wait. Thread safety: any thread. Tokio: none; as `JoinSet::try_join_next`.
+        """
+        while True:
+            handle = self._tasks.try_join_next_handle()
+            taken = self._take(handle)
+            if taken is not None:
+                return taken[0], handle
+
     def __aiter__(self) -> Self:
         """Iterate over keys and results, in the order in which the tasks end, until none is left."""
         return self
@@ -171,7 +238,7 @@ class JoinMap[K: Hashable, V]:
             key, handle = await self.join_next_handle()
         except IndexError:
             raise StopAsyncIteration from None
-        return key, await handle
+        return key, await unconstrained(handle)
 
     def abort(self, key: K, /) -> bool:
         """Abort the task of that key. `False` if there is none, or it has ended or been aborted already.

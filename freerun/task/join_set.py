@@ -3,11 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Coroutine
+from contextvars import Context
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self, final, overload
 
 from freerun._core._native import JoinHandle, TaskSet
 from freerun._errors import Cancelled
+
+from ._entered import entered
+
+if TYPE_CHECKING:
+    from freerun.runtime.handle import Handle
+    from freerun.runtime.local_runtime import LocalRuntime
+    from freerun.runtime.runtime import Runtime
 
 __all__ = ["JoinSet"]
 
@@ -49,15 +57,75 @@ class JoinSet[T](TaskSet):
     if TYPE_CHECKING:
 
         @overload
-        def spawn(self, coro: Coroutine[Any, Any, T], /, *, name: str | None = None) -> JoinHandle[T]: ...
+        def spawn(
+            self, coro: Coroutine[Any, Any, T], /, *, name: str | None = None, context: Context | None = None
+        ) -> JoinHandle[T]: ...
         @overload
         def spawn[*Ts](
-            self, async_fn: Callable[[*Ts], Coroutine[Any, Any, T]], /, *args: *Ts, name: str | None = None
+            self,
+            async_fn: Callable[[*Ts], Coroutine[Any, Any, T]],
+            /,
+            *args: *Ts,
+            name: str | None = None,
+            context: Context | None = None,
         ) -> JoinHandle[T]: ...
         def spawn(self, *args: Any, **kwargs: Any) -> Any: ...  # type: ignore[misc]  # mypy on TypeVarTuple
         def spawn_blocking[**P](  # type: ignore[override]
             self, fn: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs
         ) -> JoinHandle[T]: ...
+
+    @overload
+    def spawn_on(
+        self,
+        handle: Handle | Runtime | LocalRuntime,
+        coro: Coroutine[Any, Any, T],
+        /,
+        *,
+        name: str | None = None,
+        context: Context | None = None,
+    ) -> JoinHandle[T]: ...
+    @overload
+    def spawn_on[*Ts](
+        self,
+        handle: Handle | Runtime | LocalRuntime,
+        async_fn: Callable[[*Ts], Coroutine[Any, Any, T]],
+        /,
+        *args: *Ts,
+        name: str | None = None,
+        context: Context | None = None,
+    ) -> JoinHandle[T]: ...
+    def spawn_on(  # type: ignore[misc]  # mypy on TypeVarTuple
+        self, handle: Any, coro: Any, /, *args: Any, name: str | None = None, context: Context | None = None
+    ) -> JoinHandle[T]:
+        """As `spawn()`, on the runtime of a `Handle`, or on a `Runtime`; for a set whose tasks do not all run in one.
+
+        Errors: as `spawn()`, and `TypeError` for what is no runtime. Cancel safety: does not wait.
+        Thread safety: any thread, inside a runtime or not. Tokio: `JoinSet::spawn_on`.
+
+        Example::
+
+            import freerun
+
+            async def one() -> int:
+                return 1
+
+            async def main(other: freerun.Handle) -> int:
+                tasks: freerun.JoinSet[int] = freerun.JoinSet()
+                tasks.spawn_on(other, one)
+                return await tasks.join_next()
+
+            with freerun.Runtime() as other:
+                assert freerun.run(main, other.handle()) == 1
+        """
+        with entered(handle, coro):
+            return self.spawn(coro, *args, name=name, context=context)
+
+    def spawn_blocking_on[**P](
+        self, handle: Handle | Runtime | LocalRuntime, fn: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs
+    ) -> JoinHandle[T]:
+        """As `spawn_blocking()`, on the pool of a `Handle` or a runtime. Tokio: `JoinSet::spawn_blocking_on`."""
+        with entered(handle):
+            return self.spawn_blocking(fn, *args, **kwargs)
 
     def __new__(cls) -> Self:
         """Make an empty set."""
@@ -157,6 +225,42 @@ class JoinSet[T](TaskSet):
         """
         result: T = self._try_join_next()
         return result
+
+    def try_join_next_with_id(self) -> tuple[int, T]:
+        """As `try_join_next()`; the task's id comes with the result. Tokio: `JoinSet::try_join_next_with_id`."""
+        result: tuple[int, T] = self._try_join_next_with_id()
+        return result
+
+    def try_join_next_handle(self) -> JoinHandle[T]:
+        """As `try_join_next()`; the handle of a task that has ended, which tells how. Tokio: `JoinSet::try_join_next`.
+
+        Errors: `WouldBlock` if none has ended yet; `IndexError` if no task is in here.
+
+        Example::
+
+            import freerun
+
+            async def fail() -> None:
+                raise OSError
+
+            async def main() -> str:
+                tasks: freerun.JoinSet[None] = freerun.JoinSet()
+                tasks.spawn(fail)
+                while True:
+                    try:
+                        handle = tasks.try_join_next_handle()
+                    except freerun.WouldBlock:
+                        await freerun.yield_now()
+                        continue
+                    try:
+                        await handle
+                    except OSError:
+                        return "failed"
+
+            assert freerun.run(main) == "failed"
+        """
+        handle: JoinHandle[T] = self._try_join_next_handle()
+        return handle
 
     def __aiter__(self) -> Self:
         """Iterate over the results, in the order in which the tasks end, until none is left."""

@@ -6,6 +6,7 @@ The functions are native all the way, so that a task's spawn site is the caller'
 from __future__ import annotations
 
 from collections.abc import Callable, Coroutine
+from contextvars import Context
 from typing import Any, Protocol, overload
 
 from freerun._core import _native
@@ -18,10 +19,17 @@ class Spawn(Protocol):
     """The type of `freerun.spawn`, `Runtime.spawn` and `Handle.spawn`."""
 
     @overload
-    def __call__[T](self, coro: Coroutine[Any, Any, T], /, *, name: str | None = None) -> JoinHandle[T]: ...
+    def __call__[T](
+        self, coro: Coroutine[Any, Any, T], /, *, name: str | None = None, context: Context | None = None
+    ) -> JoinHandle[T]: ...
     @overload
     def __call__[*Ts, T](
-        self, async_fn: Callable[[*Ts], Coroutine[Any, Any, T]], /, *args: *Ts, name: str | None = None
+        self,
+        async_fn: Callable[[*Ts], Coroutine[Any, Any, T]],
+        /,
+        *args: *Ts,
+        name: str | None = None,
+        context: Context | None = None,
     ) -> JoinHandle[T]: ...
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Coroutine
+from contextvars import Context
 from typing import Any, overload
 
 from freerun._arguments import close_unstarted
@@ -12,12 +13,18 @@ __all__ = ["spawn_local"]
 
 
 @overload
-def spawn_local[T](coro: Coroutine[Any, Any, T], /, *, name: str | None = None) -> JoinHandle[T]: ...
+def spawn_local[T](
+    coro: Coroutine[Any, Any, T], /, *, name: str | None = None, context: Context | None = None
+) -> JoinHandle[T]: ...
 @overload
 def spawn_local[*Ts, T](
-    coro: Callable[[*Ts], Coroutine[Any, Any, T]], /, *args: *Ts, name: str | None = None
+    coro: Callable[[*Ts], Coroutine[Any, Any, T]],
+    /,
+    *args: *Ts,
+    name: str | None = None,
+    context: Context | None = None,
 ) -> JoinHandle[T]: ...
-def spawn_local(coro: Any, /, *args: Any, name: str | None = None) -> JoinHandle[Any]:  # type: ignore[misc]  # mypy on TypeVarTuple
+def spawn_local(coro: Any, /, *args: Any, name: str | None = None, context: Context | None = None) -> JoinHandle[Any]:  # type: ignore[misc]  # mypy on TypeVarTuple
     """Spawn a task on the `LocalRuntime` of this thread: it is polled here and nowhere else.
 
     It may use what must stay on one thread. Tasks of a `LocalRuntime`, and of `spawn_pinned()`, may call this.
@@ -47,4 +54,4 @@ def spawn_local(coro: Any, /, *args: Any, name: str | None = None) -> JoinHandle
             "spawn_local() works on the thread of a LocalRuntime: call it from one of its tasks, or from inside "
             '"with LocalRuntime() as local:"; spawn_pinned(async_fn, *args) works in any task'
         )
-    return core.spawn(coro, *args, name=name)
+    return core.spawn(coro, *args, name=name, context=context)

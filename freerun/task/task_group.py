@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Coroutine
+from contextvars import Context
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self, final, overload
 
@@ -63,10 +64,17 @@ class TaskGroup(TaskSet):
     if TYPE_CHECKING:
 
         @overload
-        def spawn[T](self, coro: Coroutine[Any, Any, T], /, *, name: str | None = None) -> JoinHandle[T]: ...
+        def spawn[T](
+            self, coro: Coroutine[Any, Any, T], /, *, name: str | None = None, context: Context | None = None
+        ) -> JoinHandle[T]: ...
         @overload
         def spawn[*Ts, T](
-            self, async_fn: Callable[[*Ts], Coroutine[Any, Any, T]], /, *args: *Ts, name: str | None = None
+            self,
+            async_fn: Callable[[*Ts], Coroutine[Any, Any, T]],
+            /,
+            *args: *Ts,
+            name: str | None = None,
+            context: Context | None = None,
         ) -> JoinHandle[T]: ...
         def spawn(self, *args: Any, **kwargs: Any) -> Any: ...  # type: ignore[misc]  # mypy on TypeVarTuple
         def spawn_blocking[**P, T](self, fn: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> JoinHandle[T]: ...

@@ -11,8 +11,9 @@ import os
 import threading
 import types
 from collections.abc import Awaitable, Callable, Coroutine, Generator
+from contextvars import Context
 from types import CoroutineType
-from typing import Any, Self, final, overload
+from typing import TYPE_CHECKING, Any, Self, final, overload
 
 from freerun._arguments import close_unstarted, function
 from freerun._core import _native
@@ -20,6 +21,12 @@ from freerun._core._native import JoinHandle
 from freerun.lowlevel import PENDING, Listeners, Pending
 
 from ._awaitable import as_awaitable
+from ._entered import entered
+
+if TYPE_CHECKING:
+    from freerun.runtime.handle import Handle
+    from freerun.runtime.local_runtime import LocalRuntime
+    from freerun.runtime.runtime import Runtime
 
 __all__ = ["TaskTracker", "TaskTrackerToken"]
 
@@ -67,12 +74,21 @@ class TaskTracker:
         self._waiting = Listeners()
 
     @overload
-    def spawn[T](self, coro: Coroutine[Any, Any, T], /, *, name: str | None = None) -> JoinHandle[T]: ...
+    def spawn[T](
+        self, coro: Coroutine[Any, Any, T], /, *, name: str | None = None, context: Context | None = None
+    ) -> JoinHandle[T]: ...
     @overload
     def spawn[*Ts, T](
-        self, coro: Callable[[*Ts], Coroutine[Any, Any, T]], /, *args: *Ts, name: str | None = None
+        self,
+        coro: Callable[[*Ts], Coroutine[Any, Any, T]],
+        /,
+        *args: *Ts,
+        name: str | None = None,
+        context: Context | None = None,
     ) -> JoinHandle[T]: ...
-    def spawn(self, coro: Any, /, *args: Any, name: str | None = None) -> JoinHandle[Any]:  # type: ignore[misc]  # mypy on TypeVarTuple
+    def spawn(  # type: ignore[misc]  # mypy on TypeVarTuple
+        self, coro: Any, /, *args: Any, name: str | None = None, context: Context | None = None
+    ) -> JoinHandle[Any]:
         """Spawn a task, as `freerun.spawn` does, and count it until it has ended, in whichever way.
 
         Its handle may be dropped. What it counts as ended has run its cleanup.
@@ -80,9 +96,31 @@ class TaskTracker:
         Errors: as `freerun.spawn`; the count is then as before. Cancel safety: does not wait. Thread safety: any
         thread, inside a runtime. Tokio: `TaskTracker::spawn`.
         """
-        return self._spawn(_native.spawn, coro, args, name)
+        return self._spawn(_native.spawn, coro, args, name, context)
 
-    def spawn_on(self, handle: Any, coro: Any, /, *args: Any, name: str | None = None) -> JoinHandle[Any]:
+    @overload
+    def spawn_on[T](
+        self,
+        handle: Handle | Runtime | LocalRuntime,
+        coro: Coroutine[Any, Any, T],
+        /,
+        *,
+        name: str | None = None,
+        context: Context | None = None,
+    ) -> JoinHandle[T]: ...
+    @overload
+    def spawn_on[*Ts, T](
+        self,
+        handle: Handle | Runtime | LocalRuntime,
+        coro: Callable[[*Ts], Coroutine[Any, Any, T]],
+        /,
+        *args: *Ts,
+        name: str | None = None,
+        context: Context | None = None,
+    ) -> JoinHandle[T]: ...
+    def spawn_on(  # type: ignore[misc]  # mypy on TypeVarTuple
+        self, handle: Any, coro: Any, /, *args: Any, name: str | None = None, context: Context | None = None
+    ) -> JoinHandle[Any]:
         """As `spawn`, on the runtime of a `Handle` or `Runtime`. Tokio: `TaskTracker::spawn_on`.
 
         Example::
@@ -97,10 +135,15 @@ class TaskTracker:
             with freerun.Runtime() as rt:
                 assert tracker.spawn_on(rt, one).blocking_result() == 1
         """
-        return self._spawn(handle.spawn, coro, args, name)
+        return self._spawn(handle.spawn, coro, args, name, context)
 
     def _spawn(
-        self, spawn: Callable[..., JoinHandle[Any]], coro: Any, args: tuple[Any, ...], name: str | None
+        self,
+        spawn: Callable[..., JoinHandle[Any]],
+        coro: Any,
+        args: tuple[Any, ...],
+        name: str | None,
+        context: Context | None,
     ) -> JoinHandle[Any]:
         if not callable(coro) or args:
             _check(coro, args)
@@ -108,7 +151,7 @@ class TaskTracker:
         running.__qualname__ = getattr(coro, "__qualname__", "") or type(coro).__qualname__  # for reports
         next(running)
         try:
-            return spawn(running) if name is None else spawn(running, name=name)
+            return spawn(running, name=name, context=context)
         except BaseException:
             running.close()
             close_unstarted(coro)
@@ -134,6 +177,13 @@ class TaskTracker:
             assert freerun.run(main) == 3
         """
         return _native.spawn_blocking(_call, self.token(), function(fn, "fn"), args, kwargs)
+
+    def spawn_blocking_on[**P, T](
+        self, handle: Handle | Runtime | LocalRuntime, fn: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs
+    ) -> JoinHandle[T]:
+        """As `spawn_blocking`, on the pool of a `Handle` or a runtime. Tokio: `TaskTracker::spawn_blocking_on`."""
+        with entered(handle):
+            return self.spawn_blocking(fn, *args, **kwargs)
 
     @overload
     def track[T](self, awaitable: Awaitable[T], /) -> Awaitable[T]: ...

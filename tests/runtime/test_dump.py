@@ -272,3 +272,103 @@ def test_an_idle_runtime_does_nothing(rt: freerun.Runtime) -> None:
 def test_current_thread_ignores_worker_threads(workers: int) -> None:
     with freerun.Builder.new_current_thread().worker_threads(workers).build() as rt:
         assert rt.metrics().num_workers == 1
+
+
+def test_every_branch(rt: freerun.Runtime) -> None:
+    """Of `join` and `select`, one in another, by number or name; what has ended is not there any more."""
+
+    async def nothing() -> None:
+        pass
+
+    async def selects() -> None:
+        await freerun.select(first=innermost(), second=middle(), third=freerun.time.sleep(3600))
+
+    async def joins() -> None:
+        await freerun.join(nothing(), outermost(), selects(), freerun.time.timeout(3600, middle()))
+
+    handle = rt.spawn(joins, name="joins")
+    drive_until_parked(rt, handle)
+    text = section(rt.handle().dump_tasks(), "joins")
+    lines = text.splitlines()[1:]
+    found = [
+        line.partition(" in ")[2].rpartition(".")[2] or line for line in lines if ", in " in line or "branch" in line
+    ]
+    assert found == [
+        "joins",
+        "  branch 1",
+        "outermost",
+        "middle",
+        "innermost",
+        "  branch 2",
+        "selects",
+        "    branch 'first'",
+        "innermost",
+        "    branch 'second'",
+        "middle",
+        "innermost",
+        "    branch 'third': Sleep",
+        "  branch 3",
+        "middle",
+        "innermost",
+    ]
+    deepest = [line for line in lines if ", in innermost" in line][1]
+    assert deepest.startswith('      File "')  # further in than what is around it
+
+
+def test_what_streams_poll(rt: freerun.Runtime) -> None:
+    async def numbers() -> Any:
+        await innermost()
+        yield 1
+
+    async def results() -> Any:
+        yield outermost
+        yield middle
+        await freerun.time.sleep(3600)
+
+    async def merges() -> None:
+        async for _ in freerun.stream.merge(numbers(), freerun.stream.throttle(numbers(), 1)):
+            pass
+
+    async def maps() -> None:
+        async for _ in freerun.stream.StreamMap({"one": numbers(), "two": numbers()}):
+            pass
+
+    async def buffers() -> None:
+        async for _ in freerun.stream.buffer_unordered(results(), 5):
+            pass
+
+    async def scoped() -> None:
+        await freerun.task.task_local("x").scope(1, outermost)
+
+    handles = [rt.spawn(body, name=body.__name__) for body in (merges, maps, buffers, scoped)]
+    drive_until_parked(rt, *handles)
+    dump = rt.handle().dump_tasks()
+    for name, branches, inside in [
+        ("merges", ["stream", "streams[0]", "streams[1]"], {"innermost": 2}),
+        ("maps", ["stream 'one'", "stream 'two'"], {"innermost": 2}),
+        ("buffers", ["awaitable", "awaitable", "stream"], {"outermost": 1, "middle": 2, "innermost": 2}),
+        ("scoped", [], {"outermost": 1, "innermost": 1}),
+    ]:
+        text = section(dump, name)
+        labels = [line.strip() for line in text.splitlines() if line.strip().startswith(("stream", "awaitable"))]
+        assert sorted(labels) == branches, text  # who is first takes turns
+        assert {each: text.count(f", in {each}\n") for each in inside} == inside, text
+
+
+def test_very_many_branches_are_cut_short(rt: freerun.Runtime) -> None:
+    async def joins() -> None:
+        await freerun.join(*[innermost() for _ in range(130)])
+
+    drive_until_parked(rt, rt.spawn(joins, name="joins"))
+    text = section(rt.handle().dump_tasks(), "joins")
+    assert text.count(", in innermost\n") == 100
+    assert "and 30 more" in text
+
+
+def test_very_deep_ones_too(rt: freerun.Runtime) -> None:
+    async def nested(n: int) -> None:
+        await (freerun.join(nested(n - 1)) if n else innermost())
+
+    drive_until_parked(rt, rt.spawn(nested, 150, name="nested"))
+    text = section(rt.handle().dump_tasks(), "nested")
+    assert ", in test_very_deep_ones_too.<locals>.nested\n" in text

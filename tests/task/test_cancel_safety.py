@@ -18,6 +18,7 @@ from net_support import LOCAL, pair
 from support import every_flavor, seeded, until
 
 import freerun
+from freerun import stream
 from freerun.io import BufReader, duplex
 from freerun.net import TcpListener, TcpStream, UdpSocket
 from freerun.sync import (
@@ -34,6 +35,7 @@ from freerun.sync import (
     oneshot,
     watch,
 )
+from freerun.task import AbortOnDropHandle, CancellationToken, JoinMap, TaskTracker, consume_budget
 from freerun.time import DelayQueue, Instant, interval, sleep, timeout
 
 LOST = object()
@@ -61,7 +63,8 @@ class Hurried:
         elif how == 1:
             which, result = await freerun.select(make(), self.pause(), biased=True)
         elif how == 2:
-            name, result = await freerun.select(pause=self.pause(), it=wrapped(make), never=sleep(3600))
+            spent = self.random.choice([0, *range(122, 130)])  # the end of the budget falls anywhere in it
+            name, result = await freerun.select(pause=self.pause(), it=wrapped(make, spent), never=sleep(3600))
             which = int(name != "it")
         elif how == 3:
             which, (result, *_) = await freerun.select(freerun.join(make()), freerun.join(self.pause()))
@@ -90,8 +93,10 @@ class Hurried:
         return result
 
 
-async def wrapped(make: Callable[[], Awaitable[Any]]) -> Any:
+async def wrapped(make: Callable[[], Awaitable[Any]], spent: int) -> Any:
     async with timeout(3600):
+        for _ in range(spent):
+            await consume_budget()
         return await make()
 
 
@@ -425,6 +430,183 @@ async def test_join_handle() -> None:
         assert await hurried(lambda handle=handle: handle) == n  # type: ignore[misc]
     blocking = freerun.spawn_blocking(lambda: "value")
     assert await hurried(lambda: blocking) == "value"
+
+
+@every_flavor
+async def test_abort_on_drop_is_a_handle() -> None:
+    hurried = Hurried()
+
+    async def work(n: int) -> int:
+        await hurried.pause()
+        return n
+
+    for n in range(COUNT // 2):
+        handle = AbortOnDropHandle(freerun.spawn(work, n))
+        assert await hurried(lambda handle=handle: handle) == n  # type: ignore[misc]
+
+
+@every_flavor
+async def test_join_set() -> None:
+    """Every result is taken, once."""
+    hurried = Hurried()
+    tasks: freerun.JoinSet[int] = freerun.JoinSet()
+    got: list[int] = []
+
+    async def work(n: int) -> int:
+        await hurried.pause()
+        return n
+
+    for n in range(COUNT):
+        tasks.spawn(work, n)
+    while len(got) < COUNT:
+        how = hurried.random.randrange(4)
+        if how == 0:
+            got.append(await hurried(tasks.join_next))
+        elif how == 1:
+            got.append((await hurried(tasks.join_next_with_id))[1])
+        elif how == 2:
+            got.append(await (await hurried(tasks.join_next_handle)))
+        else:
+            got.append(await hurried(tasks.__anext__))
+    assert sorted(got) == list(range(COUNT))
+    assert tasks.is_empty()
+
+
+@every_flavor
+async def test_join_map() -> None:
+    hurried = Hurried()
+    tasks: JoinMap[int, int] = JoinMap()
+    got: list[tuple[int, int]] = []
+
+    async def work(n: int) -> int:
+        await hurried.pause()
+        return n * n
+
+    for n in range(COUNT):
+        tasks.spawn(n, work, n)
+    while len(got) < COUNT:
+        how = hurried.random.randrange(3)
+        if how == 0:
+            got.append(await hurried(tasks.join_next))
+        elif how == 1:
+            key, handle = await hurried(tasks.join_next_handle)
+            got.append((key, await handle))
+        else:
+            got.append(await hurried(tasks.__anext__))
+    assert sorted(got) == [(n, n * n) for n in range(COUNT)]
+    assert tasks.is_empty()
+
+
+@every_flavor
+async def test_join_all_loses_what_it_has_taken() -> None:
+    """It says so. What it has not taken stays."""
+    tasks: freerun.JoinSet[int] = freerun.JoinSet()
+    tx, rx = oneshot.channel()
+
+    async def last() -> int:
+        return await rx
+
+    tasks.spawn(freerun.join(sleep(0)))
+    tasks.spawn(last)
+    joining = freerun.spawn(tasks.join_all)
+    await until(lambda: len(tasks) == 1)
+    joining.abort()
+    with pytest.raises(freerun.JoinError):
+        await joining
+    tx.send(7)
+    assert await tasks.join_all() == [7]
+
+
+@every_flavor
+async def test_told_that_it_is_over() -> None:
+    """What has nothing to lose: it is told all the same, whoever was cancelled before."""
+    hurried = Hurried()
+    for _ in range(3):
+        token, tracker = CancellationToken(), TaskTracker()
+        (bounded, of_bounded), (unbounded, of_unbounded) = mpsc.channel(1), mpsc.unbounded_channel()
+        (one, of_one), (many, of_many), (watched, of_watched) = (
+            oneshot.channel(),
+            broadcast.channel(1),
+            watch.channel(0),
+        )
+        async with pair() as (ours, theirs):
+
+            async def end(what: Any = (token, tracker, of_bounded, of_unbounded, of_one, of_many, of_watched)) -> None:
+                for each in hurried.random.sample(what, len(what)):
+                    await hurried.pause()
+                    (each.cancel if each is what[0] else each.close)()
+                await ours.write_all(b"news")  # it is awaited in here
+
+            task = freerun.spawn(end)
+            waits: list[Callable[[], Awaitable[Any]]] = [
+                token.cancelled,
+                token.child_token().cancelled,
+                tracker.wait,
+                bounded.closed,
+                unbounded.closed,
+                one.closed,
+                many.closed,
+                watched.closed,
+                theirs.readable,
+                freerun.yield_now,
+                consume_budget,
+                freerun.lowlevel.checkpoint,
+            ]
+            await freerun.join(*[hurried(wait) for wait in waits])
+            await task
+            assert await theirs.read() == b"news"
+
+
+@pytest.mark.parametrize("kind", ["channel", "generator"])
+@every_flavor
+async def test_streams(kind: str) -> None:
+    """The next item of a stream, whatever it is made of, and whatever is around it."""
+    hurried = Hurried()
+    tx, rx = mpsc.channel(2)
+
+    async def numbers() -> Any:
+        for n in range(COUNT):
+            await hurried.pause()
+            yield n
+
+    async def produce() -> None:
+        with tx:
+            for n in range(COUNT):
+                await tx.send(n)
+
+    task = freerun.spawn(produce) if kind == "channel" else None
+    source: Any = rx if kind == "channel" else numbers()
+    limited = stream.timeout(stream.throttle(source, 0), 3600)
+    keyed = stream.StreamMap({"key": stream.merge(limited)})
+    chunks = stream.chunks_timeout(keyed, 3, 0.001)
+    got: list[int] = []
+    while True:
+        try:
+            got += [n for _, n in await hurried(chunks.__anext__)]
+        except StopAsyncIteration:
+            break
+    assert got == list(range(COUNT))
+    if task is not None:
+        await task
+
+
+@every_flavor
+async def test_buffered_streams() -> None:
+    hurried = Hurried()
+
+    async def work(n: int) -> int:
+        await hurried.pause()
+        return n
+
+    for buffer in (stream.buffered, stream.buffer_unordered):
+        results = buffer(stream.iter(work(n) for n in range(COUNT)), 4)
+        got = []
+        while True:
+            try:
+                got.append(await hurried(results.__anext__))
+            except StopAsyncIteration:
+                break
+        assert (got if buffer is stream.buffered else sorted(got)) == list(range(COUNT))
 
 
 @every_flavor

@@ -209,6 +209,81 @@ async def test_try_join_next() -> None:
 
 
 @every_flavor
+async def test_try_join_next_with_id_and_handle() -> None:
+    async def taken(take: Any) -> Any:
+        while True:
+            try:
+                return take()
+            except freerun.WouldBlock:
+                await freerun.yield_now()
+
+    tasks: JoinSet[int] = JoinSet()
+    for take in (tasks.try_join_next_with_id, tasks.try_join_next_handle):
+        with pytest.raises(IndexError):
+            take()
+        waiting = tasks.spawn(never)
+        with pytest.raises(freerun.WouldBlock):
+            take()
+        waiting.abort()
+        assert await tasks.join_next_handle() is waiting
+    handle = tasks.spawn(value, 5)
+    assert await taken(tasks.try_join_next_with_id) == (handle.id, 5)
+    handle = tasks.spawn(boom)
+    with pytest.raises(Boom):
+        await taken(tasks.try_join_next_with_id)
+    handle = tasks.spawn(boom)
+    assert await taken(tasks.try_join_next_handle) is handle
+    with pytest.raises(Boom):
+        await handle
+    assert tasks.is_empty()
+
+
+@every_flavor
+async def test_spawn_on(flavor: Flavor) -> None:
+    """A set, or a map, whose tasks are in several runtimes."""
+
+    async def where(_key: Any) -> tuple[Any, str | None]:
+        await freerun.yield_now()
+        return freerun.Handle.current(), freerun.task.current().name
+
+    here = freerun.Handle.current()
+    with flavor.builder().build() as other:
+        there = other.handle()
+        tasks: JoinSet[Any] = JoinSet()
+        for runtime in (other, there):
+            tasks.spawn_on(runtime, where, 1, name="a")
+            tasks.spawn_on(runtime, where(1), name="a")
+            tasks.spawn_blocking_on(runtime, lambda: (freerun.Handle.current(), "a"))
+        by_key: JoinMap[str, Any] = JoinMap()
+        by_key.spawn_on("function", there, where, 1)
+        by_key.spawn_on("coroutine", other, where(1))
+        replaced = by_key.spawn_blocking_on("call", there, lambda: (freerun.Handle.current(), None))
+        by_key.spawn_blocking_on("call", other, lambda: (freerun.Handle.current(), None))
+        if flavor.current_thread:  # somebody must run it
+            driving = freerun.spawn_blocking(there.block_on, until, lambda: len(tasks) == 0 and not by_key)
+        assert [each async for each in tasks] == [(there, "a")] * 6
+        found = {key: await handle async for key, handle in _handles(by_key)}
+        assert found == dict.fromkeys(["function", "coroutine", "call"], (there, None))
+        await until(replaced.is_finished)
+        if flavor.current_thread:
+            await driving
+        assert freerun.Handle.current() == here
+        coro = value(1)
+        with pytest.raises(TypeError, match="'handle' must be a Handle or a runtime, not int"):
+            tasks.spawn_on(3, coro)  # type: ignore[call-overload]
+        await freerun.spawn_blocking(other.shutdown)
+        for spawn in (tasks.spawn_on, tasks.spawn_blocking_on):
+            with pytest.raises(freerun.RuntimeShutdown):
+                spawn(there, value if spawn == tasks.spawn_on else max, 1)
+    assert tasks.is_empty()
+
+
+async def _handles(tasks: JoinMap[str, Any]) -> Any:
+    while not tasks.is_empty():
+        yield await tasks.join_next_handle()
+
+
+@every_flavor
 async def test_join_all() -> None:
     tasks: JoinSet[Any] = JoinSet()
     for n in range(100):
@@ -714,6 +789,49 @@ async def test_map_block_detach_and_drop() -> None:
     del tasks
     gc.collect()
     await ended(dropped)
+
+
+@every_flavor
+async def test_map_try_join_next_handle() -> None:
+    tasks: JoinMap[str, Any] = JoinMap()
+    with pytest.raises(IndexError):
+        tasks.try_join_next_handle()
+    old = tasks.spawn("key", value, "old")
+    await ended(old)
+    new = tasks.spawn("key", never)
+    await until(lambda: tasks._tasks._count() == 2)
+    with pytest.raises(freerun.WouldBlock):
+        tasks.try_join_next_handle()  # the one that was replaced does not count
+    tasks.abort("key")
+    await ended(new)
+    while True:
+        try:
+            assert tasks.try_join_next_handle() == ("key", new)
+            break
+        except freerun.WouldBlock:
+            await freerun.yield_now()
+    assert tasks.is_empty()
+
+
+@every_flavor
+async def test_map_a_result_is_not_lost_where_the_budget_ends() -> None:
+    """Between taking the task out and looking at its result there must be nothing that can be cancelled."""
+    for spent in range(120, 130):
+        for how in (JoinMap.join_next, JoinMap.__anext__):
+            tasks: JoinMap[int, int] = JoinMap()
+            results: list[Any] = []
+            await ended(tasks.spawn(0, value, 7))
+
+            async def take(tasks: Any = tasks, results: Any = results, how: Any = how, spent: int = spent) -> None:
+                for _ in range(spent):
+                    await freerun.task.consume_budget()
+                results.append(await how(tasks))
+
+            taking = freerun.spawn(take)
+            await freerun.yield_now()
+            taking.abort()
+            await ended(taking)
+            assert (results or [await tasks.join_next()]) == [(0, 7)]
 
 
 @every_flavor

@@ -154,6 +154,17 @@ async def test_aborted_timer_does_not_move_the_clock() -> None:
     assert start.elapsed() < 2
 
 
+@freerun.test(start_paused=True)
+async def test_an_aborted_advance_has_moved_the_clock() -> None:
+    start = Instant.now()
+    task = freerun.spawn(advance, 10)
+    await freerun.yield_now()  # it gives way to what is due
+    task.abort()
+    with pytest.raises(freerun.JoinError):
+        await task
+    assert start.elapsed() >= 10
+
+
 @only(*MULTI)
 def test_multi_thread_refuses(rt: freerun.Runtime) -> None:
     async def main() -> None:

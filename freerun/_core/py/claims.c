@@ -1,4 +1,5 @@
-/* claims: coroutine objects that some task runs. Spawning one twice is refused.
+/* claims: coroutine objects that some task runs. Spawning one twice is refused. And contexts that several tasks were given,
+ * while one of them is polled in it.
  *
  * On free-threaded CPython 3.13 and 3.14 two threads that send to one coroutine can crash the interpreter: its own
  * "already executing" check is a plain read and write there. On every other build the claim makes the mistake show in
@@ -65,7 +66,7 @@ static bool grow_locked(struct claim_shard *shard)
     return true;
 }
 
-int fr_claim(PyObject *coro)
+int fr_try_claim(PyObject *coro)
 {
     struct claim_shard *shard = shard_of(coro);
     fr_mutex_lock(&shard->lock);
@@ -80,12 +81,19 @@ int fr_claim(PyObject *coro)
     fr_mutex_unlock(&shard->lock);
     if (result) {
         PyErr_NoMemory();
-    } else if (taken) {
+        return -1;
+    }
+    return !taken;
+}
+
+int fr_claim(PyObject *coro)
+{
+    int claimed = fr_try_claim(coro);
+    if (claimed == 0) {
         PyErr_SetString(PyExc_RuntimeError, "argument 'coro' is a coroutine that another task runs already; call the "
                                             "async function again for a new one");
-        result = -1;
     }
-    return result;
+    return claimed == 1 ? 0 : -1;
 }
 
 void fr_unclaim(PyObject *coro)

@@ -452,7 +452,8 @@ static PyObject *block_on(CoreObject *core, struct fr_runtime *rt, PyObject *con
     }
     fr_event_init(&blocker.event, fd);
     blocker_enter(rt, &blocker); /* first: what its task raises is for this call, however soon it does */
-    PyObject *result = NULL, *handle = fr_task_spawn(rt, args[0], args + 1, nargs - 1, NULL, false);
+    PyObject *result = NULL,
+             *handle = fr_task_spawn(rt, args[0], args + 1, nargs - 1, (struct fr_spawn_as){NULL, NULL}, false);
     if (handle) {
         struct fr_task *task = fr_handle_task(handle);
         blocker_attach(rt, &blocker, task);
@@ -853,16 +854,16 @@ static int core_traverse(PyObject *self, visitproc visit, void *arg)
 
 static PyObject *core_spawn(PyObject *self, PyObject *const *args, Py_ssize_t nargs, PyObject *kwnames)
 {
-    PyObject *name = NULL;
+    struct fr_spawn_as as = {NULL, NULL};
     struct fr_visit visit;
-    if (fr_task_need_one(nargs, "spawn", "coro") || (kwnames && fr_task_parse_name(args + nargs, kwnames, &name))) {
+    if (fr_task_need_one(nargs, "spawn", "coro") || (kwnames && fr_task_parse_as(args + nargs, kwnames, &as))) {
         return NULL;
     }
     if (!fr_visit_core((CoreObject *)self, &visit)) {
         fr_task_refused(((CoreObject *)self)->mod, args[0]);
         return NULL;
     }
-    PyObject *handle = fr_task_spawn(visit.rt, args[0], args + 1, nargs - 1, name, false);
+    PyObject *handle = fr_task_spawn(visit.rt, args[0], args + 1, nargs - 1, as, false);
     fr_visit_end(&visit);
     return handle;
 }
@@ -873,7 +874,7 @@ static PyObject *core_spawn_cleanup(PyObject *self, PyObject *coro)
     if (!fr_visit_core((CoreObject *)self, &visit)) {
         return NULL;
     }
-    PyObject *handle = fr_task_spawn(visit.rt, coro, NULL, 0, NULL, true);
+    PyObject *handle = fr_task_spawn(visit.rt, coro, NULL, 0, (struct fr_spawn_as){NULL, NULL}, true);
     fr_visit_end(&visit);
     return handle;
 }
@@ -1263,7 +1264,8 @@ static PyObject *core_get_current_thread(PyObject *self, void *Py_UNUSED(closure
 static PyMethodDef core_methods[] = {
     {"block_on", FASTCALL(core_block_on), METH_FASTCALL, "block_on($self, coro, /, *args)\n--\n\n"},
     {"interrupt", core_interrupt, METH_NOARGS, "interrupt($self)\n--\n\n"},
-    {"spawn", FASTCALL(core_spawn), METH_FASTCALL | METH_KEYWORDS, "spawn($self, coro, /, *args, name=None)\n--\n\n"},
+    {"spawn", FASTCALL(core_spawn), METH_FASTCALL | METH_KEYWORDS,
+     "spawn($self, coro, /, *args, name=None, context=None)\n--\n\n"},
     {"spawn_cleanup", core_spawn_cleanup, METH_O, "spawn_cleanup($self, coro, /)\n--\n\n"},
     {"spawn_blocking", FASTCALL(core_spawn_blocking), METH_FASTCALL | METH_KEYWORDS,
      "spawn_blocking($self, fn, /, *args, **kwargs)\n--\n\n"},

@@ -661,16 +661,25 @@ static void group_dealloc(PyObject *op)
     FR_TRASHCAN_END
 }
 
-/* For dumps: what is awaited first of all that has not ended. */
-static PyObject *group_get_coro(PyObject *op, void *Py_UNUSED(closure))
+/* For dumps: what has not ended, as (number or name, what is awaited). */
+static PyObject *group_get_branches(PyObject *op, void *Py_UNUSED(closure))
 {
-    struct fr_branch_set *set = ((struct fr_group *)op)->set;
-    for (uint32_t i = 0; set && i < set->count; i++) {
-        if (is_live(&set->branches[i])) {
-            return Py_NewRef(set->branches[i].task.coro);
+    struct fr_group *group = (struct fr_group *)op;
+    PyObject *list = PyList_New(0);
+    for (uint32_t i = 0; list && group->set && i < group->set->count; i++) {
+        struct fr_branch *branch = &group->set->branches[i];
+        if (!is_live(branch)) {
+            continue;
         }
+        PyObject *label = group->names ? Py_NewRef(PyTuple_GET_ITEM(group->names, i)) : PyLong_FromUnsignedLong(i);
+        PyObject *pair = label ? PyTuple_Pack(2, label, branch->task.coro) : NULL;
+        if (!pair || PyList_Append(list, pair)) {
+            Py_CLEAR(list);
+        }
+        Py_XDECREF(label);
+        Py_XDECREF(pair);
     }
-    Py_RETURN_NONE;
+    return list;
 }
 
 static PyMethodDef group_methods[] = {
@@ -680,7 +689,7 @@ static PyMethodDef group_methods[] = {
 };
 
 static PyGetSetDef group_getset[] = {
-    {"_coro", group_get_coro, NULL, "The first branch that has not ended, for dumps; the task must not run.", NULL},
+    {"_branches", group_get_branches, NULL, "What has not ended, for dumps; the task must not run.", NULL},
     {NULL, NULL, NULL, NULL, NULL},
 };
 

@@ -676,9 +676,9 @@ static PyObject *set_spawn(PyObject *self, PyTypeObject *cls, PyObject *const *a
                            PyObject *kwnames)
 {
     struct fr_module *mod = fr_module_of_type(cls);
-    PyObject *name = NULL;
+    struct fr_spawn_as as = {NULL, NULL};
     struct fr_visit here;
-    if (fr_task_need_one(nargs, "spawn", "coro") || (kwnames && fr_task_parse_name(args + nargs, kwnames, &name))) {
+    if (fr_task_need_one(nargs, "spawn", "coro") || (kwnames && fr_task_parse_as(args + nargs, kwnames, &as))) {
         return NULL;
     }
     if (!visit(self, mod, &here)) {
@@ -686,7 +686,7 @@ static PyObject *set_spawn(PyObject *self, PyTypeObject *cls, PyObject *const *a
         return NULL;
     }
     struct fr_member *member = member_new(set_of(self));
-    PyObject *handle = member ? fr_task_spawn_member(here.rt, args[0], args + 1, nargs - 1, name, member) : NULL;
+    PyObject *handle = member ? fr_task_spawn_member(here.rt, args[0], args + 1, nargs - 1, as, member) : NULL;
     fr_visit_end(&here);
     return handle;
 }
@@ -760,12 +760,29 @@ static PyObject *try_take(PyObject *self, struct fr_module *mod)
     return handle;
 }
 
-static PyObject *set_try_join_next(PyObject *self, PyTypeObject *cls, PyObject *const *Py_UNUSED(args),
-                                   Py_ssize_t Py_UNUSED(nargs), PyObject *Py_UNUSED(kwnames))
+static PyObject *try_join_next(PyObject *self, PyTypeObject *cls, uint8_t mode)
 {
     struct fr_module *mod = fr_module_of_type(cls);
     PyObject *handle = try_take(self, mod);
-    return handle ? result_of(mod, handle, WAIT_NEXT) : NULL;
+    return handle ? result_of(mod, handle, mode) : NULL;
+}
+
+static PyObject *set_try_join_next(PyObject *self, PyTypeObject *cls, PyObject *const *Py_UNUSED(args),
+                                   Py_ssize_t Py_UNUSED(nargs), PyObject *Py_UNUSED(kwnames))
+{
+    return try_join_next(self, cls, WAIT_NEXT);
+}
+
+static PyObject *set_try_join_next_with_id(PyObject *self, PyTypeObject *cls, PyObject *const *Py_UNUSED(args),
+                                           Py_ssize_t Py_UNUSED(nargs), PyObject *Py_UNUSED(kwnames))
+{
+    return try_join_next(self, cls, WAIT_WITH_ID);
+}
+
+static PyObject *set_try_join_next_handle(PyObject *self, PyTypeObject *cls, PyObject *const *Py_UNUSED(args),
+                                          Py_ssize_t Py_UNUSED(nargs), PyObject *Py_UNUSED(kwnames))
+{
+    return try_join_next(self, cls, WAIT_HANDLE);
 }
 
 static PyObject *set_abort_all(PyObject *self, PyObject *Py_UNUSED(ignored))
@@ -865,7 +882,7 @@ static PyObject *set_take_errors(PyObject *self, PyObject *Py_UNUSED(ignored))
 
 static PyMethodDef set_methods[] = {
     {"spawn", WITH_CLASS(set_spawn),
-     "spawn($self, coro, /, *args, name=None)\n--\n\n"
+     "spawn($self, coro, /, *args, name=None, context=None)\n--\n\n"
      "Start a task in here, as `freerun.spawn()` does, and return its JoinHandle.\n\n"
      "Errors: as `freerun.spawn()`; `RuntimeError` if this takes no tasks any more.\n"
      "Cancel safety: does not wait. Thread safety: any thread. Tokio: `JoinSet::spawn`."},
@@ -885,6 +902,8 @@ static PyMethodDef set_methods[] = {
     {"_iterate", set_anext, METH_NOARGS, NULL},
     {"_count", set_count, METH_NOARGS, NULL},
     {"_try_join_next", WITH_CLASS(set_try_join_next), NULL},
+    {"_try_join_next_with_id", WITH_CLASS(set_try_join_next_with_id), NULL},
+    {"_try_join_next_handle", WITH_CLASS(set_try_join_next_handle), NULL},
     {"_detach_all", set_detach_all, METH_NOARGS, NULL},
     {"_idle", set_idle, METH_NOARGS, "_idle($self, /)\n--\n\nWait until none runs."},
     {"_close", set_close, METH_NOARGS, "_close($self, /)\n--\n\nWait until none runs, and take no more from then on."},

@@ -21,6 +21,10 @@
  *               aborts them all.
  *            J5 a failure in a group is the group's to report, and marked as seen before the task is complete.
  * LOCKS      `lock` is a leaf; taken by fr_task_complete(), with no other lock held.
+ * GC         traverse reads the lists without the lock: whoever changes them is attached, and the collector holds the GIL, or
+ *            has stopped whoever is attached, in between two of his instructions at most. So it may find a list half
+ *            changed unless nobody is stopped with the lock held: no safe point comes under it [J2]. clear runs when the
+ *            others run again: it takes the lock, since tasks of a set that is garbage go on, and end.
  * SHUTDOWN   children are tasks like others. A set that is dropped aborts what runs in it, without waiting.
  * PROVED BY  tests/task/test_join_set.py, tests/task/test_task_group.py, tests/task/test_abort.py
  */

@@ -217,13 +217,16 @@ static const char UNCONSTRAINED_DOC[] =
 
 static PyMethodDef functions[] = {
     {"spawn", FAST(fr_task_spawn_here), METH_FASTCALL | METH_KEYWORDS,
-     "spawn(coro, /, *args, name=None)\n--\n\n"
+     "spawn(coro, /, *args, name=None, context=None)\n--\n\n"
      "Start a task on the current runtime and return its JoinHandle.\n\n"
      "`coro` is a coroutine, or an async function that is called with `args` on the worker that polls it first. "
      "`name`\n"
-     "appears in dumps and reports. Raises RuntimeError outside a runtime, TypeError if it is neither, "
-     "RuntimeShutdown\n"
-     "once the runtime is shutting down. Never waits; any thread inside a runtime. Tokio: tokio::spawn."},
+     "appears in dumps and reports. It runs in a copy of the caller's context variables, or in `context` itself, "
+     "where\n"
+     "tasks take turns; that fails with RuntimeError in the task if other code has entered it. Raises RuntimeError\n"
+     "outside a runtime, TypeError if it is neither, RuntimeShutdown once the runtime is shutting down. Never waits; "
+     "any\n"
+     "thread inside a runtime. Tokio: tokio::spawn."},
     {"spawn_blocking", FAST(fr_task_spawn_blocking_here), METH_FASTCALL | METH_KEYWORDS,
      "spawn_blocking(fn, /, *args, **kwargs)\n--\n\n"
      "Run an ordinary function on the blocking pool, with the caller's context variables; returns its JoinHandle.\n\n"
@@ -244,12 +247,25 @@ static PyMethodDef functions[] = {
     {"yield_now", fr_leaf_yield_now, METH_NOARGS,
      "yield_now()\n--\n\nAwait it to let other tasks run. Cancel safe. Tokio: tokio::task::yield_now."},
     {"consume_budget", fr_leaf_consume_budget, METH_NOARGS,
-     "consume_budget()\n--\n\nAwait it in a long loop: yields when the task's budget is spent. Tokio: "
-     "tokio::task::consume_budget."},
+     "consume_budget()\n--\n\n"
+     "Await it in a long loop: it gives way to other tasks, and sibling branches, when the budget of this turn is "
+     "spent.\n\n"
+     "It costs one of the 128 awaits that a turn has, and next to nothing otherwise; yield_now() always gives way.\n"
+     "Errors: RuntimeError outside a task. Cancel safe. Thread safety: for tasks. Tokio: "
+     "tokio::task::consume_budget.\n\n"
+     "Example::\n\n"
+     "    import freerun\n\n"
+     "    async def sum_up(numbers: range) -> int:\n"
+     "        total = 0\n"
+     "        for n in numbers:\n"
+     "            total += n\n"
+     "            await freerun.task.consume_budget()\n"
+     "        return total\n\n"
+     "    assert freerun.run(sum_up, range(1000)) == 499500"},
     {"shielded_yield", fr_leaf_shielded_yield, METH_NOARGS,
      "shielded_yield()\n--\n\nAs yield_now(), but nothing is thrown in: what is due comes at the next suspension."},
     {"park", fr_leaf_new_park, METH_NOARGS,
-     "park()\n--\n\nAwait it to be suspended until the task is woken, by whomever."},
+     "park()\n--\n\nAwait it to be suspended until the task is woken, by whomever. Cancel safe."},
     {"current_waker", fr_leaf_current_waker, METH_NOARGS, "current_waker()\n--\n\nA Waker of the running task."},
     {"current_task", fr_task_current, METH_NOARGS, "current_task()\n--\n\nThe running task; RuntimeError outside one."},
     {"sleep", fr_timer_sleep, METH_O,

@@ -306,7 +306,8 @@ bool fr_threads_wait(struct fr_runtime *rt, uint64_t deadline_ns);
 void fr_threads_abandon(struct fr_runtime *rt);
 
 /* ---- task.c ---- */
-int fr_task_parse_name(PyObject *const *values, PyObject *kwnames, PyObject **name);
+/* spawn()'s keywords: 0 or -1 with an exception; *as borrowed. */
+int fr_task_parse_as(PyObject *const *values, PyObject *kwnames, struct fr_spawn_as *as);
 int fr_task_need_one(Py_ssize_t nargs, const char *function, const char *argument);
 /* Calls visit() on every incomplete task with a reference held, outside the locks. */
 void fr_owned_each(struct fr_runtime *rt, void (*visit)(struct fr_task *task, void *arg), void *arg);
@@ -317,6 +318,8 @@ bool fr_owned_none(struct fr_runtime *rt); /* exact once the shards are closed, 
 
 /* ---- claims.c ---- */
 int fr_claim(PyObject *coro); /* 0, or -1 with an exception: another task runs it */
+/* Of anything: 1, 0: somebody has it, -1 with MemoryError. */
+int fr_try_claim(PyObject *object);
 void fr_unclaim(PyObject *coro);
 void fr_claims_after_fork(void);
 

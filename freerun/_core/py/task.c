@@ -330,6 +330,7 @@ static struct fr_task *task_new(struct fr_runtime *rt, enum fr_task_kind kind, P
     task->outcome = FR_OUT_PENDING;
     task->duty = FR_DUTY_NONE;
     task->started = task->one_arg = task->claimed = task->yielded = task->shielded = task->quiet = false;
+    task->in_given = false;
     task->joiners = NULL;
     task->member = NULL;
     task->owed = NULL;
@@ -442,13 +443,17 @@ static struct fr_task *member_new(struct fr_runtime *rt, int kind, PyObject *wha
     return task;
 }
 
-static PyObject *spawn(struct fr_runtime *rt, PyObject *what, PyObject *const *args, Py_ssize_t nargs, PyObject *name,
-                       bool cleanup, struct fr_member *member)
+static PyObject *spawn(struct fr_runtime *rt, PyObject *what, PyObject *const *args, Py_ssize_t nargs,
+                       struct fr_spawn_as as, bool cleanup, struct fr_member *member)
 {
     int kind = classify(what, nargs, "coro");
-    struct fr_task *task = member_new(rt, kind, what, name, member);
+    struct fr_task *task = member_new(rt, kind, what, as.name, member);
     if (!task) {
         return NULL;
+    }
+    if (__builtin_expect(as.context != NULL, 0)) {
+        Py_XSETREF(task->context, Py_NewRef(as.context));
+        task->in_given = true;
     }
     task->one_arg = nargs == 1;
     task->args = task->one_arg ? Py_NewRef(args[0]) : pack(args, nargs);
@@ -474,16 +479,16 @@ static PyObject *spawn(struct fr_runtime *rt, PyObject *what, PyObject *const *a
     return handle;
 }
 
-PyObject *fr_task_spawn(struct fr_runtime *rt, PyObject *what, PyObject *const *args, Py_ssize_t nargs, PyObject *name,
-                        bool cleanup)
+PyObject *fr_task_spawn(struct fr_runtime *rt, PyObject *what, PyObject *const *args, Py_ssize_t nargs,
+                        struct fr_spawn_as as, bool cleanup)
 {
-    return spawn(rt, what, args, nargs, name, cleanup, NULL);
+    return spawn(rt, what, args, nargs, as, cleanup, NULL);
 }
 
 PyObject *fr_task_spawn_member(struct fr_runtime *rt, PyObject *what, PyObject *const *args, Py_ssize_t nargs,
-                               PyObject *name, struct fr_member *member)
+                               struct fr_spawn_as as, struct fr_member *member)
 {
-    return spawn(rt, what, args, nargs, name, false, member);
+    return spawn(rt, what, args, nargs, as, false, member);
 }
 
 static PyObject *pack_keywords(PyObject *const *values, PyObject *kwnames)
@@ -877,17 +882,42 @@ static PySendResult step(struct fr_task *task, uint64_t state, PyObject **result
     return PyIter_Send(task->coro, Py_None, result);
 }
 
+/* 1, 0: another task is being polled in the context that both were given, or -1 with an exception: somebody has entered it
+ * who is no task. CPython 3.13 does not notice two threads that enter one context at once. */
+static int enter_context(struct fr_task *task)
+{
+    if (__builtin_expect(task->in_given, 0)) {
+        int claimed = fr_try_claim(task->context);
+        if (claimed == 1 && PyContext_Enter(task->context)) {
+            fr_unclaim(task->context);
+            claimed = -1;
+        }
+        return claimed;
+    }
+    return PyContext_Enter(task->context) ? -1 : 1;
+}
+
+static void exit_context(struct fr_task *task)
+{
+    PyContext_Exit(task->context); /* keeps a raised exception; it fails only if somebody else exited it */
+    if (__builtin_expect(task->in_given, 0)) {
+        fr_unclaim(task->context);
+    }
+}
+
 /* Steps inside the task's context until it waits properly, returns or raises. */
 static PySendResult step_in_context(struct fr_task *task, uint64_t state, PyObject **result)
 {
-    if (PyContext_Enter(task->context)) {
-        return PYGEN_ERROR;
+    int entered = enter_context(task);
+    if (__builtin_expect(entered <= 0, 0)) {
+        fr_thread.wait = FR_WAIT_YIELD; /* its turn comes */
+        return entered ? PYGEN_ERROR : PYGEN_NEXT;
     }
     PySendResult sent = step(task, state, result);
     while (sent == PYGEN_NEXT && __builtin_expect(*result != FR_TOKEN || fr_thread.wait == FR_WAIT_NONE, 0)) {
         sent = fr_refuse_foreign(task->rt->mod, task->coro, result); /* [L1] */
     }
-    PyContext_Exit(task->context); /* keeps a raised exception; it fails only if somebody else exited it */
+    exit_context(task);
     return sent;
 }
 
@@ -948,20 +978,35 @@ enum fr_poll_result fr_task_poll(struct fr_task *task)
     return FR_POLL_DONE;
 }
 
+/* Its finally blocks may look at themselves, but not wait any more. */
+static void close_coroutine(struct fr_task *task)
+{
+    bool entered = enter_context(task) == 1;
+    if (!entered) {
+        PyErr_Clear();
+        if (!task->in_given) {
+            return; /* the context was entered elsewhere: nothing more can be done for this task */
+        }
+    }
+    struct fr_task *outer = fr_thread.task;
+    fr_thread.task = task;
+    fr_close_quietly(task->rt->mod, task->coro);
+    fr_thread.task = outer;
+    if (entered) {
+        exit_context(task);
+    }
+}
+
 void fr_task_close(struct fr_task *task)
 {
     if (task->kind == FR_TASK_FILE && fr_file_under_way(task)) {
         fr_state_end_poll(&task->state); /* it stays, and with it the runtime's memory: the kernel has its buffer */
         return;
     }
-    if (task->kind == FR_TASK_CORO && task->coro && PyContext_Enter(task->context) == 0) {
-        struct fr_task *outer = fr_thread.task;
-        fr_thread.task = task; /* its finally blocks may look at themselves, but not wait any more */
-        fr_close_quietly(task->rt->mod, task->coro);
-        fr_thread.task = outer;
-        PyContext_Exit(task->context);
+    if (task->kind == FR_TASK_CORO && task->coro) {
+        close_coroutine(task);
     }
-    PyErr_Clear(); /* the context was entered elsewhere: nothing more can be done for this task */
+    PyErr_Clear();
     fr_task_complete(task, FR_OUT_CANCELLED, NULL);
 }
 
@@ -1498,22 +1543,28 @@ static PyType_Spec ref_spec = {
 
 /* ---- module functions ---- */
 
-/* spawn()'s only keyword. 0 or -1 with an exception; *name borrowed, NULL if absent. */
-int fr_task_parse_name(PyObject *const *values, PyObject *kwnames, PyObject **name)
+int fr_task_parse_as(PyObject *const *values, PyObject *kwnames, struct fr_spawn_as *as)
 {
-    *name = NULL;
     for (Py_ssize_t i = 0; kwnames && i < PyTuple_GET_SIZE(kwnames); i++) {
-        if (!PyUnicode_EqualToUTF8(PyTuple_GET_ITEM(kwnames, i), "name")) {
-            PyErr_Format(PyExc_TypeError,
-                         "spawn() got an unexpected keyword argument '%U'; only 'name' is spawn's own: use "
-                         "functools.partial to pass keywords to the async function",
-                         PyTuple_GET_ITEM(kwnames, i));
+        PyObject *key = PyTuple_GET_ITEM(kwnames, i);
+        bool is_name = PyUnicode_EqualToUTF8(key, "name");
+        if (!is_name && !PyUnicode_EqualToUTF8(key, "context")) {
+            PyErr_Format(
+                PyExc_TypeError,
+                "spawn() got an unexpected keyword argument '%U'; only 'name' and 'context' are spawn's own: use "
+                "functools.partial to pass keywords to the async function",
+                key);
             return -1;
         }
-        *name = values[i] == Py_None ? NULL : values[i];
+        *(is_name ? &as->name : &as->context) = values[i] == Py_None ? NULL : values[i];
     }
-    if (*name && !PyUnicode_Check(*name)) {
-        PyErr_Format(PyExc_TypeError, "argument 'name' must be a str or None, not %.200s", Py_TYPE(*name)->tp_name);
+    if (as->name && !PyUnicode_Check(as->name)) {
+        PyErr_Format(PyExc_TypeError, "argument 'name' must be a str or None, not %.200s", Py_TYPE(as->name)->tp_name);
+        return -1;
+    }
+    if (as->context && !PyContext_CheckExact(as->context)) {
+        PyErr_Format(PyExc_TypeError, "argument 'context' must be a contextvars.Context or None, not %.200s",
+                     Py_TYPE(as->context)->tp_name);
         return -1;
     }
     return 0;
@@ -1530,9 +1581,9 @@ int fr_task_need_one(Py_ssize_t nargs, const char *function, const char *argumen
 
 PyObject *fr_task_spawn_here(PyObject *module, PyObject *const *args, Py_ssize_t nargs, PyObject *kwnames)
 {
-    PyObject *name;
+    struct fr_spawn_as as = {NULL, NULL};
     struct fr_module *mod = PyModule_GetState(module);
-    if (fr_task_need_one(nargs, "spawn", "coro") || (kwnames && fr_task_parse_name(args + nargs, kwnames, &name))) {
+    if (fr_task_need_one(nargs, "spawn", "coro") || (kwnames && fr_task_parse_as(args + nargs, kwnames, &as))) {
         return NULL;
     }
     struct fr_visit visit;
@@ -1540,7 +1591,7 @@ PyObject *fr_task_spawn_here(PyObject *module, PyObject *const *args, Py_ssize_t
         fr_task_refused(mod, args[0]);
         return NULL;
     }
-    PyObject *handle = fr_task_spawn(visit.rt, args[0], args + 1, nargs - 1, kwnames ? name : NULL, false);
+    PyObject *handle = fr_task_spawn(visit.rt, args[0], args + 1, nargs - 1, as, false);
     fr_visit_end(&visit);
     return handle;
 }

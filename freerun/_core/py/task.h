@@ -63,6 +63,7 @@ struct fr_task {
     bool yielded : 1;  /* yield_now() has yielded and not yet resumed */
     bool shielded : 1; /* in a shielded yield (leaf.c): resumed as if nothing were due */
     uint8_t duty : 2;  /* of a blocking call; constant once it is queued */
+    bool in_given : 1; /* `context` is not its own: whoever polls in it has it in claims.c */
     PyObject *coro;    /* kind CORO: the coroutine or iterator; else the awaitable or callable */
     PyObject *args;    /* tuple or NULL; with `one_arg` the argument itself: a tuple less to make, and to collect */
     PyObject *context;
@@ -107,13 +108,19 @@ void fr_task_wake(struct fr_task *task);
 /* Requests cancellation; true if this call was the first and the task was not complete. */
 bool fr_task_abort(struct fr_task *task);
 
+/* spawn()'s keywords, borrowed; NULL where they were not given. */
+struct fr_spawn_as {
+    PyObject *name;
+    PyObject *context;
+};
+
 /* Creates and publishes a task; returns a new JoinHandle or NULL with an exception (the coroutine is then closed).
  * `what` is a coroutine or a callable; `args` are borrowed. `cleanup`: also while tasks are being cancelled. */
-PyObject *fr_task_spawn(struct fr_runtime *rt, PyObject *what, PyObject *const *args, Py_ssize_t nargs, PyObject *name,
-                        bool cleanup);
+PyObject *fr_task_spawn(struct fr_runtime *rt, PyObject *what, PyObject *const *args, Py_ssize_t nargs,
+                        struct fr_spawn_as as, bool cleanup);
 /* The same into a set, which `member` is a place in; it is theirs from now on, whatever happens. */
 PyObject *fr_task_spawn_member(struct fr_runtime *rt, PyObject *what, PyObject *const *args, Py_ssize_t nargs,
-                               PyObject *name, struct fr_member *member);
+                               struct fr_spawn_as as, struct fr_member *member);
 PyObject *fr_task_spawn_blocking_member(struct fr_runtime *rt, PyObject *fn, PyObject *const *args, Py_ssize_t nargs,
                                         PyObject *kwnames, struct fr_member *member);
 /* With RuntimeShutdown set before there was a task: closes a coroutine, as fr_task_spawn() does. */
