@@ -26,6 +26,7 @@ enum { AWAKE, ASLEEP, STOP };
 #define DRIVE_SLICE_NS 5000000
 #define DRAIN_NS       20000000
 #define STUCK_NS       10000000 /* every worker stuck for so long calls the stand-in */
+#define STOPPED_NS     1000000  /* to attach takes less, unless the world is stopped */
 #define BRISK_NS       100000   /* one push in so long, on average, is a brisk rate */
 /* For so long. A stand-in beside a worker that spawns slows it down, as each then drops what the other has made; but timers
  * and connections shall not wait for longer than this, whatever a task does. */
@@ -185,6 +186,37 @@ static void call_stand_in(struct fr_runtime *rt, PyThreadState *state)
     PyEval_SaveThread();
 }
 
+/* A garbage collection stops every thread while it lasts, and then nobody is stuck, and no stand-in could help. To attach
+ * is to wait for its end. True: there was one. */
+static bool world_was_stopped(PyThreadState *state)
+{
+#ifdef Py_GIL_DISABLED
+    uint64_t before = fr_clock_ns();
+    PyEval_RestoreThread(state);
+    PyEval_SaveThread();
+    return fr_clock_ns() - before > STOPPED_NS;
+#else
+    (void)state;
+    return false;
+#endif
+}
+
+/* Whether the stand-in is to poll: every worker is stuck. */
+static bool all_stuck(struct fr_runtime *rt, struct seen *seen, PyThreadState *state, uint32_t long_stuck)
+{
+    if (!rt->stand_in || long_stuck < rt->nworkers) {
+        return false;
+    }
+    /* relaxed: only we write it */
+    if (!atomic_load_explicit(&rt->all_stuck, memory_order_relaxed) && world_was_stopped(state)) {
+        for (uint32_t i = 0; i < rt->nqueues; i++) {
+            seen[i].at_work_ns = fr_clock_ns();
+        }
+        return false;
+    }
+    return true;
+}
+
 static void look_at_workers(struct fr_runtime *rt, struct seen *seen, PyThreadState *state)
 {
     uint64_t now = fr_clock_ns();
@@ -210,7 +242,7 @@ static void look_at_workers(struct fr_runtime *rt, struct seen *seen, PyThreadSt
             report_slow(rt, i, state, (double)for_ns * 1e-9);
         }
     }
-    bool all = rt->stand_in && long_stuck == rt->nworkers;
+    bool all = all_stuck(rt, seen, state, long_stuck);
     atomic_store_explicit(&rt->all_stuck, all, memory_order_relaxed); /* a hint [SI3] */
     if (all && work) {
         call_stand_in(rt, state);
