@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import socket
 import threading
+import time
 from collections.abc import AsyncIterator
 from typing import Any
 
@@ -94,6 +95,45 @@ def test_what_was_queued_behind_the_call_is_run(rt: freerun.Runtime, flavor: Fla
 
     assert rt.block_on(main)
     assert sorted(ran) == list(range(MANY))
+
+
+ONE = Flavor(1)
+"""A single worker and the stand-in: who spawns and what is spawned have the same thread, if nobody stands in."""
+
+
+@only(ONE)
+def test_a_worker_that_spawns_is_not_stood_in_for(rt: freerun.Runtime) -> None:
+    """It would be if the machine did not let it run for 10 ms: one of several times it does not happen."""
+
+    async def spawns_for_long() -> int:
+        before = rt.metrics().stand_in_polls
+        end = time.monotonic() + 0.1
+        while time.monotonic() < end:
+            freerun.spawn(freerun.task.consume_budget)
+        return rt.metrics().stand_in_polls - before
+
+    wait_until(lambda: rt.block_on(spawns_for_long) == 0)
+
+
+@only(ONE)
+@pytest.mark.parametrize("pause", [0.002, 0.0])
+def test_a_worker_that_spawns_for_too_long_is(rt: freerun.Runtime, pause: float) -> None:
+    """One that is slow at it, which makes it like any that is stuck; and one that does it for more than a second."""
+    ran = threading.Event()
+
+    async def sets() -> None:
+        ran.set()
+
+    async def main() -> bool:
+        freerun.spawn(sets)
+        deadline = time.monotonic() + PATIENCE
+        while not ran.is_set() and time.monotonic() < deadline:
+            freerun.spawn(freerun.task.consume_budget)
+            time.sleep(pause)
+        return ran.is_set()
+
+    assert rt.block_on(main)
+    assert rt.metrics().stand_in_polls > 0
 
 
 @only(*STOOD_IN_FOR)

@@ -85,7 +85,7 @@ struct fr_worker {
     _Alignas(64) _Atomic uint64_t polls; /* odd while a task is being polled */
     _Atomic uint64_t current_id;
     _Atomic uint64_t thread_ident;
-    _Atomic bool stuck; /* the watch writes: this worker has been in one poll for long, its LIFO slot may be stolen */
+    _Atomic bool stuck; /* the watch writes: this worker is stuck in one poll, its LIFO slot may be stolen */
     _Atomic uint64_t parks, steals, steal_tries, overflows, lifo_hits, turns;
 };
 
@@ -184,7 +184,7 @@ struct fr_runtime {
     _Atomic uint32_t watch_release; /* a worker wants the driver back */
     _Atomic uint32_t done;          /* futex: bumped when a shard runs empty during shutdown */
     _Atomic uint32_t stand_in_word; /* futex: see stand_in.c */
-    _Atomic bool all_stuck;         /* the watch writes: every worker has been in one poll for long */
+    _Atomic bool all_stuck;         /* the watch writes: every worker is stuck in one poll */
     _Atomic bool worker_spins;      /* a worker spins for the end of a blocking call: no other one does */
 
     /* Paused clock (current-thread). Under driver.timer_lock where it meets timers. */

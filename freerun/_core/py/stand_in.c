@@ -1,10 +1,13 @@
 /* stand_in: polls tasks while every worker is stuck in one poll.
  *
  * A call that takes a second in each worker would hold up everybody: timers fire and connections arrive, since the watch
- * drives (watch.c), but nobody polls the tasks that they wake. So when all workers have been in the poll that they are in
- * for STUCK_NS and something is queued, the watch calls the stand-in: one more thread with a core of its own, which finds
+ * drives (watch.c), but nobody polls the tasks that they wake. So when all workers have been stuck in the poll that they are
+ * in for STUCK_NS and something is queued, the watch calls the stand-in: one more thread with a core of its own, which finds
  * its work in the injector and in the workers' queues and polls it until a worker is back. There is one: should it get
  * stuck as well, everybody waits. It is a safety net, not a way to run more of such calls; that is spawn_blocking().
+ *
+ * A worker whose task spawns in a loop is not stuck, but at work with the runtime, for a second at most: what it spawns runs
+ * best where it was made, and whoever asks for one worker gets one thread.
  *
  * THREADS    call: the watch. wake, is_awake: any. main: the thread itself.
  * STATE      wake may be called attached or not. The thread sleeps detached.

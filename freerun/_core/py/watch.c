@@ -2,7 +2,8 @@
  * without a timeout while they are all parked. It
  *
  * - drives when no worker has for too long (every one is in a long poll), so timers and sockets never stall;
- * - marks workers that are stuck in one poll, so that their LIFO slot may be stolen, and wakes a thief;
+ * - marks workers that are stuck in one poll, so that their LIFO slot may be stolen, and wakes a thief. Who pushes tasks at
+ *   a brisk rate is not stuck, however long its poll: a task that spawns in a loop, say;
  * - calls the stand-in (stand_in.c) when every worker is stuck and something is queued;
  * - reports polls longer than `slow_poll_warning`, and tasks that do not look at a lock they were given (futurelock.h);
  * - on free-threaded builds, has sleeping threads free what others have dropped of theirs (freerun/_core/drain.py), now
@@ -24,12 +25,19 @@ enum { AWAKE, ASLEEP, STOP };
 #define UNATTENDED_NS  3000000
 #define DRIVE_SLICE_NS 5000000
 #define DRAIN_NS       20000000
-#define STUCK_NS       10000000 /* a poll of this length in every worker calls the stand-in */
+#define STUCK_NS       10000000 /* every worker stuck for so long calls the stand-in */
+#define STOPPED_NS     1000000  /* to attach takes less, unless the world is stopped */
+#define BRISK_NS       100000   /* one push in so long, on average, is a brisk rate */
+/* For so long. A stand-in beside a worker that spawns slows it down, as each then drops what the other has made; but timers
+ * and connections shall not wait for longer than this, whatever a task does. */
+#define BRISK_MAX_NS 1000000000
 enum { IDLE_TICKS = 5 };
 
 struct seen {
     uint64_t polls;
-    uint64_t since_ns;
+    uint64_t since_ns;   /* the first look that found it in this poll */
+    uint64_t at_work_ns; /* the last one that found it not stuck */
+    uint32_t pushed;     /* fr_queue_pushed() then */
     bool reported;
     bool searched; /* for what it was granted, see futurelock.h */
 };
@@ -139,11 +147,25 @@ static bool same_poll(struct fr_worker *worker, struct seen *seen, uint64_t now,
 {
     uint64_t polls = atomic_load_explicit(&worker->polls, memory_order_relaxed); /* a heuristic */
     if (polls != seen->polls) {
-        *seen = (struct seen){.polls = polls, .since_ns = now};
+        *seen = (struct seen){
+            .polls = polls, .since_ns = now, .at_work_ns = now, .pushed = fr_queue_pushed(&worker->queue)};
         return false;
     }
     *for_ns = now - seen->since_ns;
     return (polls & 1) && *for_ns > 0;
+}
+
+/* For how long a worker that is in the same poll has been stuck. A slow one that pushes a task now and then is: what it
+ * does in between is a call like any other. */
+static uint64_t stuck_ns(struct fr_worker *worker, struct seen *seen, uint64_t now)
+{
+    uint32_t pushed = fr_queue_pushed(&worker->queue);
+    bool brisk = (uint64_t)(pushed - seen->pushed) * BRISK_NS >= now - seen->at_work_ns;
+    if (brisk && now - seen->since_ns < BRISK_MAX_NS) {
+        seen->at_work_ns = now;
+        seen->pushed = pushed;
+    }
+    return now - seen->at_work_ns;
 }
 
 static bool has_work(struct fr_worker *worker)
@@ -164,6 +186,37 @@ static void call_stand_in(struct fr_runtime *rt, PyThreadState *state)
     PyEval_SaveThread();
 }
 
+/* A garbage collection stops every thread while it lasts, and then nobody is stuck, and no stand-in could help. To attach
+ * is to wait for its end. True: there was one. */
+static bool world_was_stopped(PyThreadState *state)
+{
+#ifdef Py_GIL_DISABLED
+    uint64_t before = fr_clock_ns();
+    PyEval_RestoreThread(state);
+    PyEval_SaveThread();
+    return fr_clock_ns() - before > STOPPED_NS;
+#else
+    (void)state;
+    return false;
+#endif
+}
+
+/* Whether the stand-in is to poll: every worker is stuck. */
+static bool all_stuck(struct fr_runtime *rt, struct seen *seen, PyThreadState *state, uint32_t long_stuck)
+{
+    if (!rt->stand_in || long_stuck < rt->nworkers) {
+        return false;
+    }
+    /* relaxed: only we write it */
+    if (!atomic_load_explicit(&rt->all_stuck, memory_order_relaxed) && world_was_stopped(state)) {
+        for (uint32_t i = 0; i < rt->nqueues; i++) {
+            seen[i].at_work_ns = fr_clock_ns();
+        }
+        return false;
+    }
+    return true;
+}
+
 static void look_at_workers(struct fr_runtime *rt, struct seen *seen, PyThreadState *state)
 {
     uint64_t now = fr_clock_ns();
@@ -171,24 +224,25 @@ static void look_at_workers(struct fr_runtime *rt, struct seen *seen, PyThreadSt
     for (uint32_t i = 0; i < rt->nqueues; i++) {
         struct fr_worker *worker = &rt->workers[i];
         uint64_t for_ns = 0;
-        bool stuck = same_poll(worker, &seen[i], now, &for_ns);
-        long_stuck += i < rt->nworkers && stuck && for_ns >= STUCK_NS;
+        bool same = same_poll(worker, &seen[i], now, &for_ns);
+        uint64_t stuck = same ? stuck_ns(worker, &seen[i], now) : 0;
+        long_stuck += i < rt->nworkers && stuck >= STUCK_NS;
         work += has_work(worker);
         /* relaxed: a hint for thieves, see steal_lifo() */
-        atomic_store_explicit(&worker->stuck, stuck, memory_order_relaxed);
+        atomic_store_explicit(&worker->stuck, stuck > 0, memory_order_relaxed);
         if (stuck && has_work(worker)) {
             fr_notify(rt);
         }
-        if (stuck && rt->futurelock_ns && for_ns >= rt->futurelock_ns && !seen[i].searched) {
+        if (same && rt->futurelock_ns && for_ns >= rt->futurelock_ns && !seen[i].searched) {
             seen[i].searched = true;
             search_granted(rt, worker, state, for_ns);
         }
-        if (stuck && rt->slow_poll_ns && for_ns >= rt->slow_poll_ns && !seen[i].reported && rt->hooks.slow_poll) {
+        if (same && rt->slow_poll_ns && for_ns >= rt->slow_poll_ns && !seen[i].reported && rt->hooks.slow_poll) {
             seen[i].reported = true;
             report_slow(rt, i, state, (double)for_ns * 1e-9);
         }
     }
-    bool all = rt->stand_in && long_stuck == rt->nworkers;
+    bool all = all_stuck(rt, seen, state, long_stuck);
     atomic_store_explicit(&rt->all_stuck, all, memory_order_relaxed); /* a hint [SI3] */
     if (all && work) {
         call_stand_in(rt, state);

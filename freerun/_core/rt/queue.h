@@ -1,7 +1,7 @@
 /* queue: a worker's run queue, a bounded ring with one owner and many thieves. Tokio's queue.rs.
  *
  * THREADS     *_owner: the owning worker only. fr_queue_steal_into(): the owner of dst, with src another's.
- *             fr_queue_len(): any, racy.
+ *             fr_queue_len(), fr_queue_pushed(): any, racy.
  * STATE       attached thread state: not needed; never calls Python, never blocks (see inject.h about overflow).
  * OWNERSHIP   items are opaque, non-NULL, and hold no reference (state.h [S1]).
  * FIELDS      head  (steal << 32 | real). Owner and thieves: CAS acq_rel. Solo: owner, store.
@@ -188,6 +188,13 @@ static inline uint32_t fr_queue_len(const struct fr_queue *q)
     /* seq_cst pairs with fr_queue_push_owner() [Q5] */
     uint32_t len = atomic_load_explicit(&q->tail, memory_order_seq_cst) - real;
     return len > FR_QUEUE_CAP ? FR_QUEUE_CAP : len;
+}
+
+/* Grows with every push, by one or, on overflow, by more; modulo 2^32. For a look from outside whether the owner uses it. */
+static inline uint32_t fr_queue_pushed(const struct fr_queue *q)
+{
+    /* relaxed: a heuristic; nothing is read through it. */
+    return atomic_load_explicit(&q->tail, memory_order_relaxed);
 }
 
 #endif
