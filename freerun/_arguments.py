@@ -12,22 +12,35 @@ type Seconds = float | dt.timedelta
 """A duration: seconds as `int` or `float`, or a `datetime.timedelta`."""
 
 
-def seconds(value: Seconds, argument: str) -> float:
-    """Turn a duration into seconds; a negative one, NaN, infinity and anything else is an error."""
+_FOR_EVER_NS = 10**27
+"""Nanoseconds that nobody lives to see the end of. The engine's clock ends long before."""
+
+
+def seconds(value: Seconds, argument: str, *, for_ever: bool = False) -> float:
+    """Turn a duration into seconds; a negative one, NaN and anything else is an error, and so is infinity, unless it
+    is told apart by who asks (`for_ever`)."""
     if isinstance(value, dt.timedelta):
         number = value.total_seconds()
     elif isinstance(value, bool) or not isinstance(value, int | float):
         kind = type(value).__name__
         raise TypeError(f"argument '{argument}' must be seconds (int or float) or a timedelta, not {kind}: {value!r}")
     else:
-        number = float(value)
+        try:
+            number = float(value)
+        except OverflowError:
+            raise ValueError(f"argument '{argument}' is too large a number of seconds") from None
     if math.isnan(number):
         raise ValueError(f"argument '{argument}' must be a number of seconds, not NaN")
     if number < 0:
         raise ValueError(f"argument '{argument}' must not be negative: {value!r}")
-    if math.isinf(number):
+    if math.isinf(number) and not for_ever:
         raise ValueError(f"argument '{argument}' must be finite; pass a large number of seconds instead")
     return number
+
+
+def nanoseconds(value: Seconds, argument: str) -> int:
+    """The same for the runtime's clock, on which infinity, and what is beyond all bounds, means for ever."""
+    return round(min(seconds(value, argument, for_ever=True) * 1e9, _FOR_EVER_NS))
 
 
 def integer(value: object, argument: str, *, least: int = 1, most: int | None = None) -> int:

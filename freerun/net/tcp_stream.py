@@ -254,7 +254,7 @@ def as_tuple(address: object) -> SocketAddress:
 
 def limit_of(timeout: Seconds | None) -> float | None:
     """Check a `timeout` argument."""
-    return None if timeout is None else seconds(timeout, "timeout")
+    return None if timeout is None else seconds(timeout, "timeout", for_ever=True)
 
 
 def new_socket(family: int) -> socket.socket:

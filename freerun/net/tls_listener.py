@@ -88,7 +88,7 @@ class TlsListener:
         _check_context(context, optional=False)
         self._listener: Listener[Any] = listener
         self._context = context
-        self._timeout = seconds(handshake_timeout, "handshake_timeout")
+        self._timeout = seconds(handshake_timeout, "handshake_timeout", for_ever=True)
         self._most = integer(max_handshakes, "max_handshakes")
         self._lenient = flag(suppress_ragged_eofs, "suppress_ragged_eofs")
         self._acceptor = threading.Lock()  # held by the task that accepts; never waited for
@@ -119,7 +119,7 @@ class TlsListener:
         """
         _check_context(context, optional=False)
         options = (
-            seconds(handshake_timeout, "handshake_timeout"),
+            seconds(handshake_timeout, "handshake_timeout", for_ever=True),
             integer(max_handshakes, "max_handshakes"),
             flag(suppress_ragged_eofs, "suppress_ragged_eofs"),
         )

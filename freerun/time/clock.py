@@ -10,6 +10,9 @@ from freerun._core._native import Core, current_core, yield_now
 
 __all__ = ["advance", "pause", "resume"]
 
+_END_NS = 1 << 62
+"""No further: the engine counts in 64 bits, and `sleep()` needs a future."""
+
 
 def pause() -> None:
     """Stop the runtime's clock. `Instant.now()` stands still; timers fire when the runtime is idle, or by `advance()`.
@@ -63,8 +66,8 @@ async def advance(duration: Seconds, /) -> None:
     """Move the paused clock forward by `duration` (seconds or a `timedelta`) and let the tasks run whose timers fire.
 
     Errors: `RuntimeError` outside a runtime, on a multi-thread runtime, or if the clock is not paused; `ValueError` or
-    `TypeError` for a bad duration. Cancel safety: the clock has moved when the abort arrives. Thread safety: for tasks.
-    Tokio: `tokio::time::advance`.
+    `TypeError` for a bad duration, `ValueError` for one beyond the end of the clock, in 146 years. Cancel safety: the
+    clock has moved when the abort arrives. Thread safety: for tasks. Tokio: `tokio::time::advance`.
 
     Example::
 
@@ -87,6 +90,8 @@ async def advance(duration: Seconds, /) -> None:
     core = _core_of("advance")
     if not core.is_paused():
         raise RuntimeError("time.advance(): the clock is not paused; call time.pause() first")
+    if core.now() + step * 1e9 > _END_NS:
+        raise ValueError(f"argument 'duration' goes beyond the end of the clock, after 146 years: {duration!r}")
     core.advance(step)
     await yield_now()
 

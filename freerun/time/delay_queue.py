@@ -8,7 +8,7 @@ from heapq import heapify, heappop, heappush
 from itertools import count
 from typing import Any, Final, Self, final
 
-from freerun._arguments import Seconds, seconds
+from freerun._arguments import Seconds, nanoseconds
 from freerun._core._native import consume_budget
 
 from ._alarm import Alarm
@@ -82,7 +82,7 @@ class DelayQueue[T]:
         self._alarm = Alarm()
 
     def insert(self, value: T, delay: Seconds, /) -> Key:
-        """Put in a value that comes out `delay` seconds (or a `timedelta`) from now.
+        """Put in a value that comes out `delay` seconds (or a `timedelta`) from now; `math.inf`: never by itself.
 
         Errors: `ValueError` if `delay` is negative or not a number, `TypeError`.
         Cancel safety: does not wait. Thread safety: any thread. Tokio: `DelayQueue::insert`.
@@ -310,7 +310,7 @@ class DelayQueue[T]:
 
 
 def _after(delay: Seconds) -> int:
-    return Instant.now().ns + round(seconds(delay, "delay") * 1e9)
+    return Instant.now().ns + nanoseconds(delay, "delay")
 
 
 def _at(when: object) -> int:

@@ -6,7 +6,7 @@ import time
 from dataclasses import dataclass
 from typing import Self, overload
 
-from freerun._arguments import Seconds, seconds
+from freerun._arguments import Seconds, nanoseconds
 from freerun._core._native import try_current_core
 
 __all__ = ["Instant"]
@@ -17,8 +17,8 @@ class Instant:
     """A point on the monotonic clock, as the runtime sees it: a paused runtime's clock stands still.
 
     `ns` counts nanoseconds from an unspecified beginning. Instants compare with one another; `instant + s` and
-    `instant - s` give instants (`s`: float seconds or a `timedelta`), `a - b` gives float seconds, negative when `a` is
-    earlier. Outside a runtime the clock is `time.monotonic()`'s.
+    `instant - s` give instants (`s`: float seconds or a `timedelta`; with infinity, one that nobody lives to see),
+    `a - b` gives float seconds, negative when `a` is earlier. Outside a runtime the clock is `time.monotonic()`'s.
 
     Thread safety: immutable. Tokio: `tokio::time::Instant`.
 
@@ -52,7 +52,7 @@ class Instant:
         return max(0.0, self - earlier)
 
     def __add__(self, other: Seconds) -> Instant:
-        return Instant(self.ns + _nanoseconds(other))
+        return Instant(self.ns + nanoseconds(other, "seconds"))
 
     __radd__ = __add__
 
@@ -63,7 +63,7 @@ class Instant:
     def __sub__(self, other: Instant | Seconds) -> float | Instant:
         if isinstance(other, Instant):
             return (self.ns - other.ns) / 1e9
-        return Instant(self.ns - _nanoseconds(other))
+        return Instant(self.ns - nanoseconds(other, "seconds"))
 
 
 def check_instant(value: object, argument: str, hint: str) -> Instant:
@@ -72,7 +72,3 @@ def check_instant(value: object, argument: str, hint: str) -> Instant:
         kind = type(value).__name__
         raise TypeError(f"argument '{argument}' must be a freerun.time.Instant, not {kind}: {value!r}; {hint}")
     return value
-
-
-def _nanoseconds(value: Seconds) -> int:
-    return round(seconds(value, "seconds") * 1e9)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 from typing import Any, Final, Literal, Self, final
 
-from freerun._arguments import Seconds, one_of, seconds
+from freerun._arguments import Seconds, nanoseconds, one_of, seconds
 from freerun._core._native import consume_budget
 
 from ._alarm import Alarm
@@ -55,8 +55,8 @@ class Interval:
     __slots__ = ("_alarm", "_lock", "_missed_tick", "_next", "_period", "_seconds")
 
     def __init__(self, start: Instant, period: Seconds, missed_tick: MissedTick) -> None:
-        self._seconds = seconds(period, "period")
-        self._period = round(self._seconds * 1e9)
+        self._seconds = seconds(period, "period", for_ever=True)
+        self._period = nanoseconds(period, "period")
         if self._period == 0:
             raise ValueError(f"argument 'period' must be a nanosecond at the least: {period!r}")
         self._missed_tick = one_of(missed_tick, "missed_tick", _BEHAVIOURS)
@@ -115,7 +115,7 @@ class Interval:
 
     def reset_after(self, after: Seconds, /) -> None:
         """Let the next tick come `after` seconds (or a `timedelta`) from now. Tokio: `Interval::reset_after`."""
-        self._move(Instant.now().ns + round(seconds(after, "after") * 1e9))
+        self._move(Instant.now().ns + nanoseconds(after, "after"))
 
     def reset_at(self, deadline: Instant, /) -> None:
         """Let the next tick come at `deadline`. Tokio: `Interval::reset_at`."""

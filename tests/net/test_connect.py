@@ -154,7 +154,7 @@ async def test_bad_addresses(addr: Any, error: type[Exception], why: str) -> Non
 
 @pytest.mark.parametrize(
     ("timeout", "error"),
-    [(-1, ValueError), (float("nan"), ValueError), (float("inf"), ValueError), ("1", TypeError), (True, TypeError)],
+    [(-1, ValueError), (float("nan"), ValueError), (10**400, ValueError), ("1", TypeError), (True, TypeError)],
     ids=repr,
 )
 @freerun.test

@@ -393,7 +393,7 @@ async def test_a_destructor_may_use_the_queue() -> None:
 
 
 @pytest.mark.parametrize(("bad", "error"), [
-    (-1, ValueError), (math.nan, ValueError), (math.inf, ValueError), ("1", TypeError), (None, TypeError),
+    (-1, ValueError), (math.nan, ValueError), (10**400, ValueError), ("1", TypeError), (None, TypeError),
 ], ids=repr)  # fmt: skip
 def test_bad_delays(bad: Any, error: type[Exception]) -> None:
     queue: DelayQueue[int] = DelayQueue()
@@ -409,6 +409,20 @@ def test_bad_delays(bad: Any, error: type[Exception]) -> None:
     assert len(queue) == 1
     with pytest.raises(TypeError, match="cannot be pickled or copied"):
         copy.copy(queue)
+
+
+@pytest.mark.parametrize("delay", [math.inf, 1e300, 1e18, dt.timedelta.max], ids=repr)
+@every_flavor
+async def test_for_ever(delay: Any) -> None:
+    """It waits behind everything else, and can be removed."""
+    queue: DelayQueue[str] = DelayQueue()
+    key = queue.insert("never", delay)
+    queue.insert("soon", 0.001)
+    assert (await queue.next()).value == "soon"
+    with pytest.raises(TimeoutError):
+        await timeout(0.01, queue.next())
+    assert queue.deadline(key) > Instant.now() + 1e9
+    assert queue.remove(key) == "never"
 
 
 def test_outside_a_task() -> None:

@@ -260,13 +260,28 @@ async def test_reset_from_threads() -> None:
 
 @pytest.mark.parametrize(("bad", "error"), [
     (0, ValueError), (0.0, ValueError), (1e-12, ValueError), (-1, ValueError), (math.nan, ValueError),
-    (math.inf, ValueError), ("1", TypeError), (None, TypeError), (True, TypeError),
+    (10**400, ValueError), ("1", TypeError), (None, TypeError), (True, TypeError),
 ], ids=repr)  # fmt: skip
 def test_bad_periods(bad: Any, error: type[Exception]) -> None:
     with pytest.raises(error, match="argument 'period'"):
         interval(bad)
     with pytest.raises(error, match="argument 'period'"):
         interval_at(Instant.now(), bad)
+
+
+@pytest.mark.parametrize("period", [math.inf, 1e300, 1e18, dt.timedelta.max], ids=repr)
+@every_flavor
+async def test_for_ever(period: Any) -> None:
+    """One tick, and no other until it is reset."""
+    for missed_tick in ("burst", "delay", "skip"):
+        every = interval(period, missed_tick)  # type: ignore[arg-type]
+        assert every.period >= 1e13
+        await every.tick()
+        with pytest.raises(TimeoutError):
+            await timeout(0.005, every.tick())
+        every.reset_after(period)
+        every.reset_immediately()
+        await every.tick()
 
 
 def test_bad_arguments() -> None:

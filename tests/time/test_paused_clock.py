@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+import math
 import threading
 import time
 from typing import Any
 
 import pytest
-from support import MULTI, PATIENCE, only
+from support import MULTI, PATIENCE, only, seeded
 
 import freerun
-from freerun.time import Instant, advance, pause, resume, sleep, sleep_until
+from freerun.time import Instant, advance, pause, resume, sleep, sleep_until, timeout
 
 
 @freerun.test(start_paused=True)
@@ -70,6 +71,58 @@ async def test_advance() -> None:
         await freerun.yield_now()
     assert hour.is_finished()
     await advance(0)
+
+
+@freerun.test(start_paused=True)
+async def test_the_same_seconds_are_as_long_everywhere() -> None:
+    """0.067 * 1e9 is a little more than 67000000, 1.001 * 1e9 a little less than 1001000000."""
+    random = seeded()
+    for seconds in (0.067, 1.001, 0.1, *(random.randrange(1, 100_000) / 1000 for _ in range(300))):
+        start = Instant.now()
+        await sleep(seconds)
+        assert start.elapsed() == pytest.approx(seconds, abs=1e-9)
+        naps = [freerun.spawn(sleep(seconds)), freerun.spawn(sleep_until(Instant.now() + seconds))]
+        await freerun.yield_now()
+        await advance(seconds)
+        for _ in range(3):
+            await freerun.yield_now()
+        assert all(nap.is_finished() for nap in naps), seconds
+
+
+@freerun.test(start_paused=True)
+async def test_for_ever_is_not_jumped_to() -> None:
+    """Who sleeps for ever waits for others, and no idle clock runs to its end."""
+    start = Instant.now()
+    naps = [freerun.spawn(sleep(seconds)) for seconds in (math.inf, 1e300, 1e18)]
+    naps.append(freerun.spawn(sleep_until(start + math.inf)))
+    await sleep(365 * 86400)
+    with pytest.raises(TimeoutError):
+        await timeout(10, sleep(math.inf))
+    assert start.elapsed() == 365 * 86400 + 10
+    for nap in naps:
+        assert not nap.is_finished()
+        nap.abort()
+        with pytest.raises(freerun.JoinError):
+            await nap
+
+
+@freerun.test(start_paused=True)
+async def test_the_clock_has_an_end() -> None:
+    """It is an error to go beyond it; the clock never turns back."""
+    start = Instant.now()
+    for bad in (1e300, 1e18, 10**12):
+        with pytest.raises(ValueError, match="argument 'duration'"):
+            await advance(bad)
+    for bad in (math.inf, math.nan, -1):
+        with pytest.raises(ValueError, match="argument 'duration'"):
+            await advance(bad)
+    assert start.elapsed() == 0
+    await advance(100 * 365 * 86400)
+    with pytest.raises(ValueError, match="end of the clock"):
+        await advance(100 * 365 * 86400)
+    before = Instant.now()
+    await sleep(1)
+    assert before.elapsed() == 1
 
 
 @freerun.test(start_paused=True)

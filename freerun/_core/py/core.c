@@ -12,6 +12,7 @@
 #include "rt/futex.h"
 #include "rt/signals.h"
 #include "runtime.h"
+#include "timer.h"
 
 _Atomic uint32_t fr_fork_generation;
 
@@ -1210,8 +1211,10 @@ static PyObject *core_advance(PyObject *self, PyObject *value)
     }
     bool paused = atomic_load(&visit.rt->paused);
     if (paused) {
-        uint64_t ns = seconds > 9e9 ? INT64_MAX / 4 : (uint64_t)(seconds * 1e9);
-        atomic_fetch_add(&visit.rt->paused_now, ns);
+        uint64_t delay = fr_delay_ns(seconds); /* rounded as a sleep's is, so that advance(s) fires sleep(s) */
+        uint64_t now = atomic_load(&visit.rt->paused_now);
+        while (!atomic_compare_exchange_weak(&visit.rt->paused_now, &now, fr_deadline_after(now, delay))) {
+        }
         fr_driver_fire_timers(&visit.rt->driver, fr_now_ns(visit.rt));
         fr_driver_kick(&visit.rt->driver);
     }

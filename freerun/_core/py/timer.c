@@ -67,7 +67,8 @@ uint64_t fr_delay_ns(double seconds)
         return FR_FOREVER_NS;
     }
     uint64_t whole = (uint64_t)ns;
-    return whole + ((double)whole < ns);
+    /* 0.067 * 1e9 is a little more than 67000000, and that would be the next millisecond. */
+    return whole + ((double)whole < ns && (double)whole / 1e9 < seconds);
 }
 
 int fr_parse_instant(PyObject *value, uint64_t *when_ns)
@@ -115,6 +116,9 @@ static PyObject *step(SleepObject *self, struct fr_task *task)
     }
     if (!fr_alarm_take(alarm, task, self->when_ns)) {
         return NULL;
+    }
+    if (self->when_ns >= FR_FOREVER_NS) {
+        return fr_leaf_park(); /* a timer would let a paused clock jump to the end of time */
     }
     if (self->when_ns > fr_now_ns(task->rt) && fr_alarm_set(alarm, task, self->when_ns)) {
         return fr_leaf_park();

@@ -57,7 +57,7 @@ void fr_alarm_clear(struct fr_alarm *alarm);
 /* The same on behalf of a task that has not set it. False, with RuntimeError: the one that has still runs and waits. */
 bool fr_alarm_take(struct fr_alarm *alarm, struct fr_task *task, uint64_t when_ns);
 
-/* A number of seconds in ns, rounded up. */
+/* A number of seconds in ns, rounded up: the least whose quotient by 1e9 is not below it. */
 uint64_t fr_delay_ns(double seconds);
 
 static inline uint64_t fr_deadline_after(uint64_t now, uint64_t delay)
