@@ -2,7 +2,8 @@
 
 Both C programs are compiled when they are needed, into a directory that goes away afterwards. All
 traffic stays on loopback. Client and server share the machine's cores, as they do for every
-runtime; each result says how much of a core the client took.
+runtime; each result says how much of a core either took. Where the server has not used up its core
+and the client has, the rate is the client's: then CPU time per request tells servers apart.
 """
 
 from __future__ import annotations
@@ -105,7 +106,7 @@ def measure(
         empty = resident_mb(pid, "VmRSS")
         for number in range(runs + 1):
             length = seconds if number else min(seconds, 0.3)
-            sizes = [announced["port"], connections, MESSAGE_SIZE, length, idle]
+            sizes = [announced["port"], connections, MESSAGE_SIZE, length, idle, pid]
             done = subprocess.run(
                 [*command, *map(str, sizes)],
                 capture_output=True,
@@ -123,6 +124,9 @@ def measure(
         "p50_us": [result["p50_us"] for result in results],
         "p99_us": [result["p99_us"] for result in results],
         "client_cpu": [result["cpu"] for result in results],
+        "server_cpu": [result["server_cpu"] for result in results],
+        "server_us": [result["server_cpu"] / result["rps"] * 1e6 for result in results],
+        "client_us": [result["cpu"] / result["rps"] * 1e6 for result in results],
         "max_rss_mb": memory,
         "bytes_per_connection": idle and (memory - empty) * 2**20 / (connections + idle),
         "gil": announced.get("gil"),

@@ -37,6 +37,9 @@ class Result:
         return median(self.rates)
 
 
+FULL_CORE = 0.95
+"""A share of a core from which on a process has used it up."""
+
 THREADED = ("freerun", "freerun_io_uring", "tonio", "tonio_ctx")
 
 
@@ -54,7 +57,7 @@ def result_line(result: Result) -> str:
         return f"  {result.label:<22}{'-':>9}  {result.note}"
     spread = f"({short(min(result.rates))} .. {short(max(result.rates))})"
     parts = [f"  {result.label:<22}{short(result.middle):>9}  {spread:<22}"]
-    parts += latency(result, "p50") + latency(result, "p99")
+    parts += latency(result, "p50") + latency(result, "p99") + cpu_per_request(result)
     if cpu := [detail["cpu_seconds"] for detail in result.details if "cpu_seconds" in detail]:
         parts.append(f"cpu {sum(cpu):.1f} s")
     if memory := [detail["max_rss_mb"] for detail in result.details if detail.get("max_rss_mb")]:
@@ -70,6 +73,18 @@ def latency(result: Result, name: str) -> list[str]:
     """`p50 11 us`, if latencies were measured."""
     values = [us for detail in result.details for us in detail.get(f"{name}_us", [])]
     return [f"{name} {median(values):.0f} us"] if values else []
+
+
+def cpu_per_request(result: Result) -> list[str]:
+    """`server 4.4 us`, and `client-bound` where the client used up its core and the server, on one, did not."""
+    used = {
+        name: [each for detail in result.details for each in detail.get(name, [])]
+        for name in ("server_us", "server_cpu", "client_cpu")
+    }
+    if not used["server_us"]:
+        return []
+    bound = median(used["client_cpu"]) > FULL_CORE > median(used["server_cpu"])
+    return [f"server {median(used['server_us']):.2f} us" + (" (client-bound)" if bound else "")]
 
 
 @dataclass(frozen=True, slots=True)

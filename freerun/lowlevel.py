@@ -33,20 +33,36 @@ Example::
 
     assert freerun.run(main)
 
-Tasks that wait in line have a `WaitList`, those that all wait for the same news `Listeners`.
+Tasks that wait in line have a `WaitList`, those that all wait for the same news `Listeners`. A descriptor is registered
+with the runtime's driver by an `IoSource`, which owns it (`net.AsyncFd` watches somebody else's), or an `IoStream`,
+which reads and writes bytes as well.
 
-Everything here may be used from any thread, except that `current_task`, `current_waker`, `park` and the checkpoints
-belong in a task. Tokio: `std::task::{Waker, Context}` and `std::future::poll_fn`.
+Everything here may be used from any thread, except that `current_task`, `current_waker`, `park`, the checkpoints and
+what is awaited belong in a task. Tokio: `std::task::{Waker, Context}`, `std::future::poll_fn`, and the crate's own
+`PollEvented`.
 """
 
 from __future__ import annotations
 
-from ._core._native import Listeners, TaskRef, Waker, current_task, current_waker, park, shielded_yield, yield_now
+from ._core._native import (
+    IoSource,
+    IoStream,
+    Listeners,
+    TaskRef,
+    Waker,
+    current_task,
+    current_waker,
+    park,
+    shielded_yield,
+    yield_now,
+)
 from ._core.pending import PENDING, Pending
 from ._wait_list import Waiter, WaitList
 
 __all__ = [
     "PENDING",
+    "IoSource",
+    "IoStream",
     "Listeners",
     "Pending",
     "TaskRef",

@@ -64,6 +64,8 @@ STRICT = [Flavor(each.workers, stand_in=False) for each in MULTI]
 STOOD_IN_FOR = [Flavor(each.workers) for each in MULTI]
 """The default: somebody does."""
 DRIVERS = freerun.build_info().drivers
+STOOD_IN_FOR_ON_EVERY_DRIVER = [replace(each, driver=driver) for driver in DRIVERS for each in STOOD_IN_FOR]
+STRICT_ON_EVERY_DRIVER = [replace(each, driver=driver) for driver in DRIVERS for each in STRICT]
 FLAVORS_AND_DRIVERS = [replace(each, driver=driver) for driver in DRIVERS for each in FLAVORS]
 """For what waits for sockets or the clock. A kernel that refuses io_uring leaves epoll, which `build_info()` says."""
 

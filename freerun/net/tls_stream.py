@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal, Protocol, Self, overload
 
 from freerun._arguments import Seconds, flag, integer
 from freerun._errors import WouldBlock
+from freerun.io._checks import contiguous
 from freerun.task import spawn_blocking
 from freerun.time import timeout as within
 
@@ -332,7 +333,7 @@ class TlsStream:
         `ssl.SSLError`, `OSError`. Cancel safety: none, but the stream stays intact: see the class. Thread safety: for
         tasks. Tokio: `AsyncWriteExt::write`, with its `flush`.
         """
-        with memoryview(data) as view, view.cast("B") as octets:
+        with memoryview(contiguous(data)) as octets:
             self._begin_write()
             try:
                 return await self._write(octets) if octets else 0
@@ -352,7 +353,7 @@ class TlsStream:
             finally:
                 self._writer.release()
             return
-        with memoryview(data) as view, view.cast("B") as octets:
+        with memoryview(contiguous(data)) as octets:
             self._begin_write()
             try:
                 done = 0

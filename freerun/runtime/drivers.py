@@ -5,12 +5,16 @@ from __future__ import annotations
 import errno
 import functools
 import os
+from typing import TYPE_CHECKING
 
 from freerun._core._native import io_uring_errno
 
 from .log import logger
 
-__all__ = ["AUTO", "AUTO_WHY", "FILES", "FILES_WHY", "available", "refusal", "wants_io_uring"]
+if TYPE_CHECKING:
+    from freerun._core._native import Core
+
+__all__ = ["AUTO", "AUTO_WHY", "FILES", "FILES_WHY", "available", "refusal", "say_if_refused", "wants_io_uring"]
 
 AUTO = "epoll"
 AUTO_WHY = "the default: as fast as io_uring with sockets, or faster; see docs/design/driver.md"
@@ -52,3 +56,9 @@ def wants_io_uring(name: str) -> bool:
     if why := refusal():
         logger().warning('driver("io_uring"): using epoll: %s', why)
     return not refusal()
+
+
+def say_if_refused(wanted: bool, core: Core) -> None:
+    """A kernel that has io_uring may still have no room for another one at this moment."""
+    if wanted and core.metrics()["driver"] != "io_uring":
+        logger().warning('driver("io_uring"): using epoll: this one was refused, for want of memory or descriptors')

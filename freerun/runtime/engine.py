@@ -46,7 +46,8 @@ class Engine:
         atexit.add(self)
 
     def _start(self, config: Config, threads: int) -> Core:
-        return Core(
+        io_uring = drivers.wants_io_uring(config.driver)
+        core = Core(
             current_thread=config.current_thread,
             pinned=config.pinned,
             worker_threads=threads,
@@ -59,7 +60,7 @@ class Engine:
             stand_in=config.stand_in,
             io=config.io,
             time=config.time,
-            io_uring=drivers.wants_io_uring(config.driver),
+            io_uring=io_uring,
             start_paused=config.start_paused,
             rng_seed=config.rng_seed,
             slow_poll_warning=config.slow_poll_warning,
@@ -77,6 +78,8 @@ class Engine:
             on_task_spawn=config.on_task_spawn,
             on_task_terminate=config.on_task_terminate,
         )
+        drivers.say_if_refused(io_uring, core)
+        return core
 
     @property
     def forked(self) -> bool:

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 from net_support import LOCAL, has_ipv6
-from support import check_script, every_flavor, is_parked, seeded, until
+from support import DRIVERS, check_script, every_flavor, is_parked, seeded, until
 
 import freerun
 from freerun.net import TcpListener, TcpStream
@@ -114,7 +114,7 @@ async def test_a_second_acceptor_is_refused_and_the_first_goes_on() -> None:
     async with TcpListener.bind(LOCAL) as listener:
         first = freerun.spawn(listener.accept)
         await until(lambda: is_parked(first))
-        with pytest.raises(RuntimeError, match="another task"):
+        with pytest.raises(RuntimeError, match="another task is already accepting"):
             await listener.accept()
         async with TcpStream.connect(listener.local_addr) as client:
             stream, addr = await first
@@ -181,7 +181,7 @@ import errno, logging, os, resource, socket, sys, time
 import freerun
 from freerun.net import TcpListener, TcpStream
 
-flavor, workers, how = sys.argv[1:]
+flavor, workers, driver, how = sys.argv[1:]
 CLIENTS = 6
 served = 0
 errors = []
@@ -253,17 +253,21 @@ async def main():
         for each in (*clients, *held):
             each.close()
 
-freerun.run(main, flavor=flavor, worker_threads=int(workers))
+builder = freerun.Builder.new_current_thread() if flavor == "current_thread" else freerun.Builder()
+with (builder if flavor == "current_thread" else builder.worker_threads(int(workers))).driver(driver).build() as rt:
+    assert rt.metrics().driver == driver
+    rt.block_on(main)
 print("recovered")
 """
 
 
 @pytest.mark.parametrize("how", ["iterate", "by hand"])
+@pytest.mark.parametrize("driver", DRIVERS)
 @pytest.mark.parametrize("arguments", [("current_thread", "1"), ("multi_thread", "2")], ids="-".join)
-def test_out_of_descriptors(arguments: tuple[str, str], how: str) -> None:
+def test_out_of_descriptors(arguments: tuple[str, str], driver: str, how: str) -> None:
     """While the process has no descriptor to spare `accept` fails and an `async for` waits; both recover, and nothing
     spins meanwhile."""
-    assert check_script(OUT_OF_DESCRIPTORS, *arguments, how, env=INSTALLED) == "recovered\n"
+    assert check_script(OUT_OF_DESCRIPTORS, *arguments, driver, how, env=INSTALLED) == "recovered\n"
 
 
 @every_flavor

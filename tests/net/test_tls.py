@@ -136,6 +136,37 @@ async def test_verified_by_default() -> None:
     await until(lambda: open_sockets() <= before)
 
 
+@every_flavor
+async def test_the_name_that_is_asked_for() -> None:
+    """SNI: by it a server chooses its context, or refuses; an IP address is none."""
+    server, client = contexts()
+    other, _ = contexts()
+    other.set_alpn_protocols(["other"])
+    client.set_alpn_protocols(["other"])
+    client.check_hostname = False
+    asked: list[str | None] = []
+
+    def choose(stream: Any, name: str | None, _context: ssl.SSLContext) -> int | None:
+        asked.append(name)
+        if name == "other.example":
+            stream.context = other
+        return ssl.ALERT_DESCRIPTION_UNRECOGNIZED_NAME if name == "nobody.example" else None
+
+    server.sni_callback = choose
+    async with TlsListener.bind(LOCAL, server) as listener:
+        serving = freerun.spawn(serve_echo, listener)
+        for name, protocol in (("localhost", ""), ("other.example", "other"), (None, "")):
+            async with TlsStream.connect(listener.local_addr, client, name) as stream:
+                await stream.write_all(b"x")
+                assert await stream.read() == b"x"
+                assert stream.selected_alpn_protocol() == protocol
+        with pytest.raises(ssl.SSLError, match=r"(?i)unrecognized.name"):
+            await TlsStream.connect(listener.local_addr, client, "nobody.example")
+        listener.close()
+        assert await serving == 3
+    assert asked == ["localhost", "other.example", None, "nobody.example"]
+
+
 @freerun.test
 async def test_a_client_that_must_show_a_certificate(certificate_file: Path) -> None:
     server, client = contexts()

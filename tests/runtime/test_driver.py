@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 from engine_support import drive, occupy_all
-from support import MULTI, PATIENCE, STRICT, Flavor, only, wait_until
+from support import MULTI, PATIENCE, STRICT_ON_EVERY_DRIVER, Flavor, only, wait_until
 
 import freerun
 from freerun.sync import oneshot
@@ -22,7 +22,7 @@ async def bind() -> freerun.net.TcpListener:
     return await freerun.net.TcpListener.bind("127.0.0.1:0")
 
 
-@only(*STRICT)
+@only(*STRICT_ON_EVERY_DRIVER)
 def test_timers_fire_while_every_worker_is_busy(rt: freerun.Runtime, flavor: Flavor) -> None:
     """Nobody can run the task, but it is ready by the time somebody can: the driver's thread saw to it."""
     handle = rt.spawn(freerun.time.sleep, 0.05)
@@ -33,7 +33,7 @@ def test_timers_fire_while_every_worker_is_busy(rt: freerun.Runtime, flavor: Fla
     assert handle.blocking_result(PATIENCE) is None
 
 
-@only(*STRICT)
+@only(*STRICT_ON_EVERY_DRIVER)
 def test_connections_arrive_while_every_worker_is_busy(rt: freerun.Runtime, flavor: Flavor) -> None:
     listener = rt.block_on(bind)
     handle = rt.spawn(listener.accept)

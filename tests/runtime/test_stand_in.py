@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 from engine_support import build, drive_until_parked, occupy_all, threads_named, unique_name, wait_gone
-from support import PATIENCE, STOOD_IN_FOR, STRICT, Flavor, only, wait_until
+from support import PATIENCE, STOOD_IN_FOR, STOOD_IN_FOR_ON_EVERY_DRIVER, STRICT, Flavor, only, wait_until
 
 import freerun
 from freerun.sync import oneshot
@@ -25,7 +25,7 @@ async def tick(ticks: list[int]) -> None:
         ticks.append(i)
 
 
-@only(*STOOD_IN_FOR)
+@only(*STOOD_IN_FOR_ON_EVERY_DRIVER)
 def test_timers_go_on(rt: freerun.Runtime, flavor: Flavor) -> None:
     ticks: list[int] = []
     handle = rt.spawn(tick, ticks)
@@ -37,7 +37,7 @@ def test_timers_go_on(rt: freerun.Runtime, flavor: Flavor) -> None:
     release()
 
 
-@only(*STOOD_IN_FOR)
+@only(*STOOD_IN_FOR_ON_EVERY_DRIVER)
 def test_connections_are_accepted_and_served(rt: freerun.Runtime, flavor: Flavor) -> None:
     async def serve(listener: freerun.net.TcpListener) -> None:
         async for stream, _ in listener:

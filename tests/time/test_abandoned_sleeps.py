@@ -6,8 +6,8 @@ import pytest
 from support import check_script
 
 SCRIPT = """
-import gc, sys
-import freerun, psutil
+import ctypes, gc, sys
+import freerun
 
 flavor, workers = sys.argv[1:]
 PER_ROUND, ROUNDS = 10_000, 16  # the last 100,000 are measured
@@ -32,7 +32,18 @@ async def sleeper(count):
     count()
     await freerun.time.sleep(3600)
 
-process = psutil.Process()
+class MallInfo(ctypes.Structure):
+    names = "arena ordblks smblks hblks hblkhd usmblks fsmblks uordblks fordblks keepcost"
+    _fields_ = [(name, ctypes.c_size_t) for name in names.split()]
+
+mallinfo = getattr(ctypes.CDLL(None), "mallinfo2", MallInfo)  # only glibc has it
+mallinfo.restype = MallInfo
+
+def in_use():  # objects, and bytes of the C heap; what is in RAM tells more of what allocators keep
+    gc.collect()
+    info = mallinfo()
+    return sys.getallocatedblocks(), info.uordblks + info.hblkhd
+
 with freerun.Builder.new_current_thread().build() if flavor == "current_thread" else (
     freerun.Builder().worker_threads(int(workers)).build()
 ) as rt:
@@ -40,10 +51,11 @@ with freerun.Builder.new_current_thread().build() if flavor == "current_thread" 
     for _ in range(ROUNDS):
         rt.block_on(one_round, [])
         assert rt.metrics().alive_tasks == 0
-        gc.collect()
-        sizes.append(process.memory_info().rss)
-    # The allocators keep what the first rounds needed. A sleep left in the wheel would keep its task: 500 bytes each.
-    assert sizes[-1] - sizes[5] < 100 * PER_ROUND * (ROUNDS - 6), [size >> 10 for size in sizes]
+        sizes.append(in_use())
+    # A sleep left in the wheel would keep its task: several objects each.
+    done = PER_ROUND * (ROUNDS - 6)
+    assert sizes[-1][0] - sizes[5][0] < done / 50, sizes
+    assert sizes[-1][1] - sizes[5][1] < done * 5, sizes
 """
 
 

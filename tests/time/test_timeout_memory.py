@@ -6,8 +6,8 @@ import pytest
 from support import check_script
 
 SCRIPT = """
-import gc, sys
-import freerun, psutil
+import ctypes, gc, sys
+import freerun
 from freerun.time import DelayQueue, interval, sleep, timeout
 
 what, flavor, per_round = sys.argv[1], sys.argv[2], int(sys.argv[3])
@@ -77,7 +77,18 @@ async def ticks():
         every.reset_immediately()
         await every.tick()
 
-process = psutil.Process()
+class MallInfo(ctypes.Structure):
+    names = "arena ordblks smblks hblks hblkhd usmblks fsmblks uordblks fordblks keepcost"
+    _fields_ = [(name, ctypes.c_size_t) for name in names.split()]
+
+mallinfo = getattr(ctypes.CDLL(None), "mallinfo2", MallInfo)  # only glibc has it
+mallinfo.restype = MallInfo
+
+def in_use():  # objects, and bytes of the C heap; what is in RAM tells more of what allocators keep
+    gc.collect()
+    info = mallinfo()
+    return sys.getallocatedblocks(), info.uordblks + info.hblkhd
+
 with freerun.Builder.new_current_thread().build() if flavor == "current_thread" else (
     freerun.Builder().worker_threads(2).build()
 ) as rt:
@@ -85,12 +96,11 @@ with freerun.Builder.new_current_thread().build() if flavor == "current_thread" 
     for _ in range(ROUNDS):
         rt.block_on(globals()[what])
         assert rt.metrics().alive_tasks == 0
-        gc.collect()
-        sizes.append(process.memory_info().rss)
-# The allocators keep what the first rounds needed, and grow a little. A quarter of per_round is the least that anything
-# is done; one timer of 150 bytes left behind each time would be 4 MB.
-grown = sizes[-1] - sizes[WARM]
-assert grown < 250 * per_round, [size >> 10 for size in sizes]
+        sizes.append(in_use())
+# A quarter of per_round is the least that anything is done in a round.
+done = (ROUNDS - 1 - WARM) * per_round / 4
+assert sizes[-1][0] - sizes[WARM][0] < done / 50, sizes
+assert sizes[-1][1] - sizes[WARM][1] < done * 5, sizes
 """
 
 WHAT = ["ready", "armed", "blocks", "nested", "expired", "aborted", "queue", "ticks"]

@@ -11,6 +11,7 @@
 /* The size of a read; -1 with an exception. */
 static Py_ssize_t size_argument(const char *method, PyObject *const *args, Py_ssize_t nargs)
 {
+    Py_ssize_t size;
     if (nargs > 1) {
         PyErr_Format(PyExc_TypeError, "%s() takes at most one argument, 'n'", method);
         return -1;
@@ -18,11 +19,15 @@ static Py_ssize_t size_argument(const char *method, PyObject *const *args, Py_ss
     if (nargs == 0) {
         return FR_IO_SCRATCH;
     }
+    if (PyLong_CheckExact(args[0]) && (size = PyLong_AsSsize_t(args[0])) > 0) {
+        return size < FR_IO_MOST ? size : FR_IO_MOST;
+    }
+    PyErr_Clear(); /* it is too large a number: clipped below */
     if (!PyIndex_Check(args[0]) || PyBool_Check(args[0])) {
         PyErr_Format(PyExc_TypeError, "argument 'n' must be an int, not %.200s", Py_TYPE(args[0])->tp_name);
         return -1;
     }
-    Py_ssize_t size = PyNumber_AsSsize_t(args[0], NULL); /* clipped to what fits */
+    size = PyNumber_AsSsize_t(args[0], NULL); /* clipped to what fits */
     if (size == -1 && PyErr_Occurred()) {
         return -1;
     }
@@ -31,6 +36,15 @@ static Py_ssize_t size_argument(const char *method, PyObject *const *args, Py_ss
         return -1;
     }
     return size < FR_IO_MOST ? size : FR_IO_MOST;
+}
+
+/* A TypeError about a buffer, in our words; other errors stay. */
+static void name_data(const char *argument, PyObject *value)
+{
+    if (PyErr_ExceptionMatches(PyExc_TypeError)) {
+        PyErr_Format(PyExc_TypeError, "argument '%s' must be bytes-like, not %.200s%s", argument,
+                     Py_TYPE(value)->tp_name, PyUnicode_Check(value) ? "; encode() it" : "");
+    }
 }
 
 static int take_view(OpObject *op, PyObject *object, int flags)
@@ -53,7 +67,11 @@ static int take_view(OpObject *op, PyObject *object, int flags)
 static int hold_data(OpObject *op, PyObject *data)
 {
     if (!PyBytes_CheckExact(data)) {
-        return take_view(op, data, PyBUF_SIMPLE);
+        int result = take_view(op, data, PyBUF_SIMPLE);
+        if (result) {
+            name_data("data", data);
+        }
+        return result;
     }
     op->bytes = Py_NewRef(data);
     op->data = PyBytes_AS_STRING(data);
@@ -149,7 +167,11 @@ static int take_views(OpObject *op, PyObject *list)
         return -1;
     }
     for (Py_ssize_t i = 0; i < count; i++) {
-        if (PyObject_GetBuffer(PySequence_Fast_GET_ITEM(list, i), &op->extra->view[i], PyBUF_SIMPLE)) {
+        PyObject *item = PySequence_Fast_GET_ITEM(list, i);
+        if (PyObject_GetBuffer(item, &op->extra->view[i], PyBUF_SIMPLE)) {
+            char name[32];
+            PyOS_snprintf(name, sizeof name, "buffers[%zd]", i);
+            name_data(name, item);
             return -1;
         }
         op->extra->buffers++;
@@ -162,6 +184,11 @@ static OpObject *new_write_vectored(PyObject *self, PyObject *buffers)
     if (PyBytes_Check(buffers) || PyByteArray_Check(buffers) || PyMemoryView_Check(buffers)) {
         PyErr_SetString(PyExc_TypeError,
                         "argument 'buffers' must be a sequence of bytes-like objects, not one of them");
+        return NULL;
+    }
+    if (!Py_TYPE(buffers)->tp_iter && !PySequence_Check(buffers)) {
+        PyErr_Format(PyExc_TypeError, "argument 'buffers' must be a sequence of bytes-like objects, not %.200s",
+                     Py_TYPE(buffers)->tp_name);
         return NULL;
     }
     PyObject *list = PySequence_Tuple(buffers); /* a copy: nobody changes it under our hands */
@@ -470,8 +497,51 @@ static PyGetSetDef source_getset[] = {
     {NULL, NULL, NULL, NULL, NULL},
 };
 
+PyDoc_STRVAR(
+    source_doc,
+    "IoSource(fd, /, *, assume_ready=True, set_nonblocking=True)\n--\n\n"
+    "A descriptor registered with the current runtime's driver, which owns it from here on.\n\n"
+    "What sockets are made of, and what a type of your own may derive from. Make the call; if it would block,\n"
+    "wait, and make it again. `wait_ready(direction)` (0: to read, 1: to write) gives the readiness, for\n"
+    "`clear_ready(direction, readiness)` after a call that would have blocked: what came since is not "
+    "forgotten.\n"
+    "`readable()`, `writable()` and `clear_readable()`, `clear_writable()` keep it themselves. `try_io(direction,\n"
+    "fn, *args)` calls `fn` if it is ready, `with_fd(fn, *args)` calls `fn(fd, *args)`; the descriptor stays\n"
+    "open meanwhile, whoever closes this. `close()`, or the garbage collector, closes it; `detach()` gives it\n"
+    "back.\n\n"
+    "With `assume_ready=False` nothing is ready before the kernel says so: for what is never read. It is made\n"
+    "non-blocking unless `set_nonblocking=False`.\n\n"
+    "Errors: `OSError` (`EPERM`: a kind that is always ready, as regular files; `EBADF`), and the descriptor\n"
+    "is still yours then; `RuntimeError` outside a runtime, and for a second task that waits for the same\n"
+    "direction; `OSError` for who waits when it is closed.\n"
+    "Cancel safety: waiting loses nothing. Thread safety: every method may be called from any thread, those\n"
+    "that are awaited inside a task. Tokio: `PollEvented`.\n\n"
+    "Example::\n\n"
+    "    import os\n"
+    "    import freerun\n"
+    "    from freerun import lowlevel\n\n"
+    "    class Counter(lowlevel.IoSource):  # an eventfd\n"
+    "        def __init__(self) -> None:\n"
+    "            super().__init__(os.eventfd(0))\n\n"
+    "        def add(self, n: int) -> None:\n"
+    "            self.with_fd(os.eventfd_write, n)\n\n"
+    "        async def take(self) -> int:\n"
+    "            while True:\n"
+    "                try:\n"
+    "                    return self.with_fd(os.eventfd_read)\n"
+    "                except BlockingIOError:\n"
+    "                    self.clear_ready(0, await self.wait_ready(0))\n\n"
+    "    async def main() -> int:\n"
+    "        counter = Counter()\n"
+    "        taking = freerun.spawn(counter.take)\n"
+    "        counter.add(2)\n"
+    "        counter.add(3)\n"
+    "        total = await taking\n"
+    "        return total if total == 5 else total + await counter.take()\n\n"
+    "    assert freerun.run(main) == 5\n");
+
 static PyType_Slot source_slots[] = {
-    {Py_tp_doc, "A descriptor registered with the current runtime's driver, which it owns."},
+    {Py_tp_doc, (void *)source_doc},
     {Py_tp_new, PyType_GenericNew},
     {Py_tp_init, source_init},
     {Py_tp_dealloc, source_dealloc},

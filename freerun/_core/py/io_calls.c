@@ -1,6 +1,8 @@
 /* io_calls: the system calls of operations, and what their results mean for the readiness. */
 #include <errno.h>
 #include <limits.h>
+#include <sys/socket.h>
+#include <sys/syscall.h>
 #include <sys/uio.h>
 #include <unistd.h>
 
@@ -12,11 +14,28 @@
 
 /* ---- bytes, or -errno ---- */
 
+/* The C library's recv() and send() are cancellation points: two locked instructions each once a process has threads.
+ * Nobody cancels ours. */
+#if defined(SYS_recvfrom) && defined(SYS_sendto)
+static ssize_t raw_recv(int fd, char *buffer, size_t size, int flags)
+{
+    return syscall(SYS_recvfrom, fd, buffer, size, flags, NULL, NULL);
+}
+
+static ssize_t raw_send(int fd, const char *data, size_t size, int flags)
+{
+    return syscall(SYS_sendto, fd, data, size, flags, NULL, 0);
+}
+#else
+#define raw_recv recv
+#define raw_send send
+#endif
+
 static ssize_t recv_some(int fd, char *buffer, size_t size, int flags)
 {
     ssize_t n;
     do {
-        n = recv(fd, buffer, size, flags);
+        n = raw_recv(fd, buffer, size, flags);
         if (n < 0 && errno == ENOTSOCK && !flags) {
             n = read(fd, buffer, size);
         }
@@ -38,7 +57,7 @@ static ssize_t send_some(int fd, const char *data, size_t size)
 {
     ssize_t n;
     do {
-        n = send(fd, data, size, MSG_NOSIGNAL);
+        n = raw_send(fd, data, size, MSG_NOSIGNAL);
         if (n < 0 && errno == ENOTSOCK) {
             n = write(fd, data, size);
         }

@@ -41,6 +41,23 @@ PyObject *fr_io_raise_begin(struct fr_module *mod, enum fr_direction dir, int er
     return NULL;
 }
 
+/* The same in the words of who accepts, or of datagrams. */
+static PyObject *raise_begin(OpObject *op, int err)
+{
+    enum fr_direction dir = fr_op_direction(op);
+    if (err == -EBUSY && op->kind == FR_OP_ACCEPT) {
+        PyErr_SetString(PyExc_RuntimeError, "another task is already accepting from this listener; let one task "
+                                            "accept, or put a lock around it");
+    } else if (err == -EBUSY && op->datagram) {
+        PyErr_Format(PyExc_RuntimeError,
+                     "another task is already %s this socket; let one task do it, or put a lock around it",
+                     dir == FR_DIR_READ ? "receiving from" : "sending to");
+    } else {
+        fr_io_raise_begin(op->source->mod, dir, err);
+    }
+    return NULL;
+}
+
 PyObject *fr_io_raise_would_block(struct fr_module *mod, enum fr_direction dir)
 {
     PyErr_Format(mod->exc_would_block, "%s would have to wait", dir == FR_DIR_READ ? "reading" : "writing");
@@ -158,7 +175,7 @@ static PyObject *step(OpObject *op, struct fr_task *task)
             return fr_leaf_park();
         }
     }
-    return fr_io_raise_begin(op->source->mod, dir, err);
+    return raise_begin(op, err);
 }
 
 PyObject *fr_op_now(OpObject *op)
@@ -172,7 +189,7 @@ PyObject *fr_op_now(OpObject *op)
     PyObject *result = NULL;
     int err = begin(op);
     if (err) {
-        fr_io_raise_begin(mod, dir, err);
+        raise_begin(op, err);
     } else {
         uint32_t ready = fr_io_ready(io);
         result = fr_io_attempt(op, ready, &err);
