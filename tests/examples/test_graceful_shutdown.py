@@ -40,10 +40,10 @@ class Service:
     def connect(self) -> socket.socket:
         return socket.create_connection(self.address, timeout=PATIENCE)
 
-    def terminate(self) -> float:
-        """Send SIGTERM; when that was."""
+    def terminate(self, number: signal.Signals = signal.SIGTERM) -> float:
+        """Send a signal; when that was."""
         now = time.monotonic()
-        self.process.send_signal(signal.SIGTERM)
+        self.process.send_signal(number)
         return now
 
     def end(self) -> tuple[int, str]:
@@ -111,8 +111,8 @@ class Client:
                 return
 
 
-@pytest.mark.parametrize("round_", range(3))
-def test_every_accepted_request_is_answered(round_: int) -> None:
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT], ids=["term", "int"])
+def test_every_accepted_request_is_answered(number: signal.Signals) -> None:
     """Under load, in the middle of it: what was sent before the signal is answered, and the books agree."""
     random = seeded()
     with running("--deadline", "30") as service:
@@ -121,7 +121,7 @@ def test_every_accepted_request_is_answered(round_: int) -> None:
         with in_threads(len(clients), lambda i: clients[i].run(over)):
             wait_until(lambda: all(client.rounds for client in clients))
             time.sleep(random.uniform(0, 0.2))
-            signalled = service.terminate()
+            signalled = service.terminate(number)
             status, out = service.end()
             over.set()
     assert status == 0, out
@@ -129,7 +129,7 @@ def test_every_accepted_request_is_answered(round_: int) -> None:
     for sent, asked, answered in rounds:
         assert answered == asked or sent >= signalled, f"sent {signalled - sent:.6f} s before the signal, not answered"
     total = sum(answered for _, _, answered in rounds)
-    assert out == f"SIGTERM: stopping\naccepted {total}, answered {total}\n"
+    assert out == f"{number.name}: stopping\naccepted {total}, answered {total}\n"
 
 
 def test_one_that_waits_in_the_backlog_is_served() -> None:
@@ -204,14 +204,26 @@ def has_taken(service: Service, sock: socket.socket) -> bool:
     return False
 
 
-def test_a_second_signal_does_not_wait() -> None:
+@pytest.mark.parametrize(
+    ("first", "second"),
+    [(signal.SIGTERM, signal.SIGINT), (signal.SIGINT, signal.SIGINT), (signal.SIGTERM, signal.SIGTERM)],
+)
+def test_a_second_signal_does_not_wait(first: signal.Signals, second: signal.Signals) -> None:
+    """Under load: what is answered until then is answered rightly, and nothing is printed but that it does not wait."""
     with running("--deadline", "3600") as service, service.connect() as stuck:
         stuck.sendall(b"stuck\n")
         wait_until(lambda: has_taken(service, stuck))
-        service.terminate()
-        assert service.process.stdout is not None
-        assert service.process.stdout.readline() == "SIGTERM: stopping\n"
-        service.process.send_signal(signal.SIGINT)
-        status, out = service.end()
+        clients = [Client(service, 5, 2) for _ in range(8)]
+        over = threading.Event()
+        with in_threads(len(clients), lambda i: clients[i].run(over)):
+            wait_until(lambda: all(client.rounds for client in clients))
+            service.terminate(first)
+            assert service.process.stdout is not None
+            assert service.process.stdout.readline() == f"{first.name}: stopping\n"
+            service.terminate(second)
+            status, out = service.end()
+            over.set()
     assert status == 1
-    assert out.startswith("again: not waiting\n")
+    lines = out.splitlines()
+    assert lines[0] == "again: not waiting"
+    assert set(lines[1:]) <= {"a connection was aborted"} | {line for line in lines if "a client went away" in line}

@@ -123,6 +123,74 @@ def test_a_branch_in_a_task_that_is_stuck(impatient: freerun.Runtime, reports: R
     assert "hogs" in message.split("stack:")[1]
 
 
+@pytest.mark.parametrize("make", LOCKS)
+@pytest.mark.parametrize("in_a_branch", [False, True])
+def test_what_a_stream_has_begun(impatient: freerun.Runtime, make: Any, in_a_branch: bool, reports: Reports) -> None:
+    """Half done, it has been given the lock; and then its task asks for the lock itself, say."""
+    lock = make()
+
+    async def locked() -> Any:
+        with await acquire(lock):
+            yield 1
+
+    async def waits_elsewhere() -> None:
+        items = freerun.stream.merge(locked())
+        if in_a_branch:
+            assert await freerun.select(anext(items), freerun.time.sleep(0.001), biased=True) == (1, None)
+        else:
+            with pytest.raises(TimeoutError):
+                await freerun.time.timeout(0.001, anext(items))
+        begun.notify_one()
+        await go.notified()
+        assert await anext(items) == 1  # none the worse
+        await items.aclose()
+
+    async def main() -> None:
+        held = await acquire(lock)
+        task = freerun.spawn(waits_elsewhere, name="streamer")
+        await begun.notified()
+        held.release()
+        next_one = freerun.spawn(acquire(lock))
+        await until(lambda: list(reports))
+        assert not next_one.is_finished()
+        go.notify_one()
+        await task
+        (await next_one).release()
+
+    begun, go = Notify(), Notify()
+    impatient.block_on(main)
+    (message,) = reports.messages
+    assert "'streamer', spawned at" in message
+    assert f"spawned at {__file__}:" in message and "<locals>.main was given a lock" in message
+    assert "does not go on with the stream in which it awaits it" in message
+    assert "waits_elsewhere" in message.split("stack:")[1]
+
+
+@pytest.mark.parametrize("flavor", FLAVORS, ids=str)
+def test_streams_with_locks_are_no_false_alarm(flavor: Flavor, reports: Reports) -> None:
+    mutex = Mutex(0)
+
+    async def numbers() -> Any:
+        for _ in range(200):
+            with await mutex.lock() as guard:
+                guard.value += 1
+                await freerun.yield_now()
+            yield guard
+
+    async def reads() -> None:
+        async for _ in freerun.stream.merge(numbers(), numbers()):
+            pass
+
+    async def main() -> None:
+        for reader in [freerun.spawn(reads) for _ in range(3)]:
+            await reader
+
+    with flavor.builder().slow_poll_warning(0.1).build() as rt:
+        rt.block_on(main)
+    assert mutex.try_lock().value == 1200
+    assert reports.messages == []
+
+
 def test_no_false_alarm(impatient: freerun.Runtime, reports: Reports) -> None:
     """Locks that are held long, waited for, given up and handed on are nothing to warn of."""
     mutex, semaphore, lock = Mutex(), Semaphore(2), RwLock()

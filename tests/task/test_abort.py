@@ -5,17 +5,18 @@ from __future__ import annotations
 import contextlib
 import threading
 from collections import Counter
-from collections.abc import Callable, Coroutine
+from collections.abc import AsyncIterator, Callable, Coroutine
 from typing import Any
 
 import pytest
 from support import PATIENCE, Flavor, every_flavor, in_threads, is_parked, occupy, seeded, stress_seconds, until
 
 import freerun
-from freerun import Cancelled, CancelScope, JoinSet, TaskGroup
+from freerun import Cancelled, CancelScope, JoinSet, TaskGroup, stream
 from freerun.lowlevel import park
-from freerun.sync import Mutex, Notify, Semaphore, mpsc, oneshot, watch
-from freerun.time import Instant, sleep, timeout
+from freerun.sync import Barrier, Condvar, Mutex, Notify, OnceCell, RwLock, Semaphore, broadcast, mpsc, oneshot, watch
+from freerun.task import AbortOnDropHandle, CancellationToken, JoinMap, TaskTracker, task_local, unconstrained
+from freerun.time import Instant, interval, sleep, timeout
 
 
 class Boom(Exception):
@@ -269,6 +270,116 @@ async def in_sleep() -> None:
     await sleep(3600)
 
 
+async def in_join() -> None:
+    await freerun.join(never(), sleep(3600))
+
+
+async def in_try_join() -> None:
+    await freerun.try_join(never(), in_select())
+
+
+async def in_select() -> None:
+    await freerun.select(a=never(), b=sleep(3600))
+
+
+async def in_join_map() -> None:
+    async with JoinMap[str, None]() as tasks:
+        tasks.spawn("key", never)
+        await tasks.join_next()
+
+
+async def in_abort_on_drop_block() -> None:
+    async with AbortOnDropHandle(freerun.spawn(never)) as task:
+        await task
+
+
+async def in_token() -> None:
+    await CancellationToken().cancelled()
+
+
+async def in_run_until_cancelled() -> None:
+    await CancellationToken().run_until_cancelled(never)
+
+
+async def in_tracker() -> None:
+    tracker = TaskTracker()
+    with tracker.token():
+        tracker.close()
+        await tracker.wait()
+
+
+async def in_task_local() -> None:
+    await task_local("x").scope(1, never)
+
+
+async def in_unconstrained() -> None:
+    await unconstrained(never)
+
+
+async def in_mutex() -> None:
+    mutex = Mutex()
+    async with mutex:
+        await mutex.lock()
+
+
+async def in_rwlock() -> None:
+    lock = RwLock()
+    async with lock.read():
+        await lock.write()
+
+
+async def in_barrier() -> None:
+    await Barrier(2).wait()
+
+
+async def in_condvar() -> None:
+    async with Mutex().lock() as guard:
+        await Condvar().wait(guard)
+
+
+async def in_once_cell() -> None:
+    await OnceCell[None]().get_or_init(never)
+
+
+async def in_oneshot() -> None:
+    tx, rx = oneshot.channel()
+    with tx:
+        await rx
+
+
+async def in_broadcast() -> None:
+    tx, rx = broadcast.channel(1)
+    with tx:
+        await rx.recv()
+
+
+async def in_send() -> None:
+    tx, rx = mpsc.channel(1)
+    with tx, rx:
+        await tx.send(1)
+        await tx.send(2)
+
+
+async def in_interval() -> None:
+    ticks = interval(3600)
+    await ticks.tick()
+    await ticks.tick()
+
+
+async def in_stream() -> None:
+    async def numbers() -> AsyncIterator[int]:
+        await never()
+        yield 1
+
+    async with stream.merge(numbers(), stream.throttle(numbers(), 1)) as numbered:
+        await anext(numbered)
+
+
+async def in_buffered() -> None:
+    async with stream.buffer_unordered(stream.iter([never, never]), 2) as results:
+        await anext(results)
+
+
 EVERYWHERE = [
     in_group,
     in_group_body,
@@ -283,6 +394,27 @@ EVERYWHERE = [
     in_recv,
     in_changed,
     in_sleep,
+    in_join,
+    in_try_join,
+    in_select,
+    in_join_map,
+    in_abort_on_drop_block,
+    in_token,
+    in_run_until_cancelled,
+    in_tracker,
+    in_task_local,
+    in_unconstrained,
+    in_mutex,
+    in_rwlock,
+    in_barrier,
+    in_condvar,
+    in_once_cell,
+    in_oneshot,
+    in_broadcast,
+    in_send,
+    in_interval,
+    in_stream,
+    in_buffered,
 ]
 
 

@@ -144,7 +144,7 @@ void fr_branch_task_init(struct fr_task *task, enum fr_task_kind kind, struct fr
     task->scopes = (struct fr_scope *)Py_XNewRef((PyObject *)scopes);
     task->floor = scopes;
     task->started = task->yielded = task->shielded = false;
-    atomic_init(&task->unseen, 0); /* a strand's: nobody looks at it, see futurelock.h */
+    atomic_init(&task->unseen, 0); /* a strand's, see futurelock.h */
 }
 
 static void begin(struct fr_branch *branch, struct fr_branch_set *set, uint32_t index)

@@ -4,6 +4,7 @@
 #include <stdlib.h>
 
 #include "rt/clock.h"
+#include "strand.h"
 
 struct fr_suspect {
     struct fr_suspect *next;
@@ -12,26 +13,29 @@ struct fr_suspect {
     bool reported;
 };
 
-static bool is_listed_locked(struct fr_runtime *rt, struct fr_task *task)
+static struct fr_suspect *find_locked(struct fr_runtime *rt, struct fr_task *task)
 {
-    for (struct fr_suspect *each = rt->suspects; each; each = each->next) {
-        if (each->task == task) {
-            return true;
-        }
+    struct fr_suspect *each = rt->suspects;
+    while (each && each->task != task) {
+        each = each->next;
     }
-    return false;
+    return each;
+}
+
+static bool is_wanted(struct fr_runtime *rt)
+{
+    return rt->has_watch && rt->futurelock_ns && rt->hooks.futurelock;
 }
 
 void fr_futurelock_suspect(struct fr_runtime *rt, struct fr_task *task)
 {
-    struct fr_suspect *suspect =
-        rt->has_watch && rt->futurelock_ns && rt->hooks.futurelock ? malloc(sizeof *suspect) : NULL;
+    struct fr_suspect *suspect = is_wanted(rt) ? malloc(sizeof *suspect) : NULL;
     if (!suspect) {
         return;
     }
     *suspect = (struct fr_suspect){.task = task, .since_ns = fr_clock_ns()};
     fr_mutex_lock(&rt->suspects_lock);
-    bool known = is_listed_locked(rt, task);
+    bool known = find_locked(rt, task) != NULL;
     if (!known) {
         fr_task_ref(task);
         suspect->next = rt->suspects;
@@ -46,9 +50,36 @@ void fr_futurelock_suspect(struct fr_runtime *rt, struct fr_task *task)
     }
 }
 
-static bool is_over(struct fr_suspect *suspect)
+/* It is listed; if it had looked at all that it was granted before, from now on. */
+static bool is_listed(struct fr_runtime *rt, struct fr_task *task)
 {
-    return !fr_has_unseen(suspect->task) || fr_state_load(&suspect->task->state) & FR_COMPLETE;
+    fr_mutex_lock(&rt->suspects_lock);
+    struct fr_suspect *found = find_locked(rt, task);
+    if (found && atomic_load_explicit(&task->unseen, memory_order_relaxed) <= 1) {
+        found->since_ns = fr_clock_ns();
+        found->reported = false;
+    }
+    fr_mutex_unlock(&rt->suspects_lock);
+    return found != NULL;
+}
+
+void fr_futurelock_strand(struct fr_task *strand)
+{
+    struct fr_runtime *rt = strand->rt;
+    bool foreign = fr_foreign_begin(rt);
+    if (fr_strand_is_of(strand, rt) && is_wanted(rt) && !is_listed(rt, strand)) {
+        fr_futurelock_suspect(rt, strand);
+    }
+    fr_foreign_end(rt, foreign);
+}
+
+static bool is_over(struct fr_runtime *rt, struct fr_suspect *suspect, uint64_t now)
+{
+    if (fr_state_load(&suspect->task->state) & FR_COMPLETE) {
+        return true;
+    }
+    bool kept = suspect->task->kind == FR_TASK_STRAND && now - suspect->since_ns < rt->futurelock_ns;
+    return !kept && !fr_has_unseen(suspect->task);
 }
 
 static void free_all(struct fr_suspect *suspects)
@@ -68,7 +99,7 @@ static struct fr_task *sift(struct fr_runtime *rt, uint64_t now, uint64_t *for_n
     fr_mutex_lock(&rt->suspects_lock);
     for (struct fr_suspect **link = &rt->suspects; *link;) {
         struct fr_suspect *each = *link;
-        if (is_over(each)) {
+        if (is_over(rt, each, now)) {
             *link = each->next;
             each->next = over;
             over = each;
@@ -91,6 +122,34 @@ static struct fr_task *sift(struct fr_runtime *rt, uint64_t now, uint64_t *for_n
     return task;
 }
 
+/* What is around a strand, or a branch, or is that itself: with a reference, or NULL: it has ended meanwhile. */
+static struct fr_task *root_of(struct fr_task *task)
+{
+    fr_task_ref(task);
+    while (task && (task->kind == FR_TASK_STRAND || task->kind == FR_TASK_BRANCH)) {
+        struct fr_task *around =
+            task->kind == FR_TASK_STRAND ? fr_strand_owner_ref(task) : fr_branch_of(task)->set->owner;
+        if (task->kind == FR_TASK_BRANCH) {
+            fr_task_ref(around);
+        }
+        fr_task_unref(task);
+        task = around;
+    }
+    return task;
+}
+
+/* The task around that strand is being polled, or is to be: it may look yet. */
+static void look_again(struct fr_runtime *rt, struct fr_task *strand)
+{
+    fr_mutex_lock(&rt->suspects_lock);
+    struct fr_suspect *found = find_locked(rt, strand);
+    if (found) {
+        found->since_ns = fr_clock_ns();
+        found->reported = false;
+    }
+    fr_mutex_unlock(&rt->suspects_lock);
+}
+
 /* Attached. */
 static void call_hook(struct fr_runtime *rt, PyObject *description, PyObject *coro, unsigned long long thread,
                       uint64_t for_ns)
@@ -104,11 +163,14 @@ static void call_hook(struct fr_runtime *rt, PyObject *description, PyObject *co
     Py_XDECREF(done);
 }
 
-/* Its frames may be read only while nobody runs it [T1]. */
-static void report(struct fr_runtime *rt, PyThreadState *state, struct fr_task *task, uint64_t for_ns)
+/* Its frames may be read only while nobody runs it [T1]. `strand`: it is in what a stream of the task has begun. */
+static void report(struct fr_runtime *rt, PyThreadState *state, struct fr_task *task, bool strand, uint64_t for_ns)
 {
     PyEval_RestoreThread(state);
     PyObject *description = fr_task_describe(rt->mod, task);
+    if (description && PyDict_SetItemString(description, "in_stream", strand ? Py_True : Py_False)) {
+        Py_CLEAR(description);
+    }
     bool locked = fr_state_try_lock_idle(&task->state);
     PyObject *coro = locked && task->kind == FR_TASK_CORO ? task->coro : Py_None;
     call_hook(rt, description, coro, 0, for_ns);
@@ -124,7 +186,16 @@ void fr_futurelock_look(struct fr_runtime *rt, PyThreadState *state)
     struct fr_task *task;
     uint64_t for_ns = 0;
     while (fr_has_suspects(rt) && (task = sift(rt, fr_clock_ns(), &for_ns))) {
-        report(rt, state, task, for_ns);
+        bool strand = task->kind == FR_TASK_STRAND;
+        struct fr_task *root = strand ? root_of(task) : task;
+        if (strand && root && !fr_state_is_idle(fr_state_load(&root->state))) {
+            look_again(rt, task);
+        } else if (root) {
+            report(rt, state, root, strand, for_ns);
+        }
+        if (strand && root) {
+            fr_task_unref(root);
+        }
         fr_task_unref(task);
     }
 }

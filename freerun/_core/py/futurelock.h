@@ -3,18 +3,18 @@
  * A leaf that waits for a semaphore, mutex or rwlock is granted what it waits for, and its task is woken to look. A task
  * that is polled after that, and waits again without having looked, is a suspect: nobody polls the leaf. The watch (see
  * watch.c) looks at suspects now and then, and reports those that have not looked for too long, once; and likewise a
- * task that was granted something and is stuck in one poll.
+ * task that was granted something and is stuck in one poll. A strand (strand.h) may be left half done, so it is a suspect
+ * from the grant on, and stays listed for a while: else each of its grants would wake the watch.
  *
- * THREADS    suspect: the poller, after its poll. look, stuck, drop: the watch.
+ * THREADS    suspect: the poller, after its poll; for a strand, who grants. look, stuck, drop: the watch.
  * STATE      attached, but for the watch, which attaches to report.
  * OWNERSHIP  a suspect holds a reference to its task.
- * FIELDS     task->unseen  grants that the task was woken for and has not looked at; may be -1 for a moment, while the
+ * FIELDS     task->unseen  of a task, or a strand: grants that the task was woken for and has not looked at; may be -1 for a moment, while the
  *                          task looks before its giver has counted. Relaxed: the wake that follows orders it
  *            rt->suspects  under suspects_lock; has_suspects says, without it, whether there are any
  * INVARIANTS FL1 whoever adds a suspect sets has_suspects and then nudges the watch, which sets ASLEEP and then looks at
  *                has_suspects (seq_cst, all four): one of them sees the other.
  * LOCKS      suspects_lock is a leaf.
- * LIMITS     what is granted within a strand (strand.h) is counted there, and not reported: the task changes.
  * SHUTDOWN   fr_teardown() drops what is left.
  * PROVED BY  tests/sync/test_futurelock.py
  */
@@ -26,10 +26,16 @@
 /* "Too long", unless slow_poll_warning is shorter. */
 #define FR_FUTURELOCK_NS UINT64_C(1000000000)
 
-/* A task, or a branch of one, was granted something / has looked at it, or given it back. */
+/* A strand was granted something. Any thread, attached or not. */
+void fr_futurelock_strand(struct fr_task *strand);
+
+/* A task or strand, or a branch of one, was granted something / has looked at it, or given it back. */
 static inline void fr_granted(struct fr_task *root)
 {
     atomic_fetch_add_explicit(&root->unseen, 1, memory_order_relaxed);
+    if (__builtin_expect(root->kind == FR_TASK_STRAND, 0)) {
+        fr_futurelock_strand(root);
+    }
 }
 
 static inline void fr_grant_seen(struct fr_task *root)

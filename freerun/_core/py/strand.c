@@ -20,7 +20,7 @@ static struct fr_module *module_of(StrandObject *self)
 
 /* ---- whom it wakes ---- */
 
-void fr_strand_woken(struct fr_task *task)
+struct fr_task *fr_strand_owner_ref(struct fr_task *task)
 {
     struct fr_strand *strand = fr_strand_of(task);
     fr_mutex_lock(&strand->lock);
@@ -29,6 +29,12 @@ void fr_strand_woken(struct fr_task *task)
         fr_task_ref(owner);
     }
     fr_mutex_unlock(&strand->lock);
+    return owner;
+}
+
+void fr_strand_woken(struct fr_task *task)
+{
+    struct fr_task *owner = fr_strand_owner_ref(task);
     if (owner) {
         fr_task_wake(owner); /* [ST1] */
         fr_task_unref(owner);
@@ -64,6 +70,11 @@ void fr_strand_free(struct fr_task *task)
 static uint16_t generation_of(struct fr_runtime *rt)
 {
     return (uint16_t)atomic_load(&rt->generation);
+}
+
+bool fr_strand_is_of(struct fr_task *task, struct fr_runtime *rt)
+{
+    return task->rt == rt && fr_strand_of(task)->generation == generation_of(rt);
 }
 
 /* -1 with an exception: it has nothing to be stepped. */
@@ -130,7 +141,7 @@ static int adopt(struct fr_strand *strand, struct fr_task *task)
     if (strand->owner == task) {
         return 0;
     }
-    if (strand->task.rt != task->rt || strand->generation != generation_of(task->rt)) {
+    if (!fr_strand_is_of(&strand->task, task->rt)) {
         PyErr_SetString(PyExc_RuntimeError, "what this stream is at was begun in another runtime, and can go on only "
                                             "there; pass its items on through a channel");
         return -1;

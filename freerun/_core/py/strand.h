@@ -42,4 +42,9 @@ static inline struct fr_strand *fr_strand_of(struct fr_task *task)
     return FR_CONTAINER_OF(task, struct fr_strand, task);
 }
 
+/* Any thread: who has polled it last, with a reference; NULL: it has ended. */
+struct fr_task *fr_strand_owner_ref(struct fr_task *task);
+/* Whether the runtime is still the one that it was begun in, and not another one in its place. */
+bool fr_strand_is_of(struct fr_task *task, struct fr_runtime *rt);
+
 #endif
