@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import logging
 import socket
+import sys
 import threading
 import time
 import warnings
@@ -189,6 +190,34 @@ def test_a_task_that_never_gives_up_is_closed_at_the_deadline(flavor: Flavor, ho
     assert not threads_named(name)
     (report,) = [record for record in reports if record.levelno >= logging.WARNING]
     assert f"task {handle.id} 'stubborn', spawned at {__file__}" in report.getMessage()
+
+
+@pytest.mark.parametrize("how", ["waits", "yields"])
+def test_a_task_that_swallows_everything_ends_all_the_same(
+    flavor: Flavor, how: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Cancelled, and GeneratorExit when it is closed. It is not freed, which would close it again, in no task."""
+    ignored: list[str] = []
+    monkeypatch.setattr(sys, "unraisablehook", lambda what: ignored.append(str(what.exc_value)))
+    seen: list[str] = []
+
+    async def swallows() -> None:
+        while True:
+            try:
+                await (freerun.time.sleep(3600) if how == "waits" else freerun.yield_now())
+            except BaseException as error:
+                seen.append(type(error).__name__)
+
+    name = unique_name()
+    rt = build(flavor, name)
+    handle = rt.spawn(swallows)
+    drive(rt, lambda: how == "yields" or "waiting" in repr(handle))
+    rt.shutdown(timeout=0.1)
+    assert outcome(handle) == "cancelled"
+    wait_gone(name)
+    gc.collect()
+    assert seen == ["Cancelled", "GeneratorExit"]
+    assert ignored == ["coroutine ignored GeneratorExit"]
 
 
 def test_cleanup_may_await(rt: freerun.Runtime) -> None:

@@ -369,6 +369,19 @@ static void discard(struct fr_task *task)
     fr_task_free(task);
 }
 
+/* A coroutine that has swallowed its close is never freed: Python would close it once more then, on whatever thread,
+ * outside of its task, where each await fails at once; and a loop around an await that swallows everything would go on for
+ * ever. */
+static void keep_if_suspended(PyObject *coro)
+{
+    PyObject *suspended = PyObject_GetAttrString(coro, "cr_suspended");
+    if (suspended == Py_True) {
+        Py_INCREF(coro);
+    }
+    Py_XDECREF(suspended);
+    PyErr_Clear(); /* it is no coroutine */
+}
+
 void fr_close_quietly(struct fr_module *mod, PyObject *coro)
 {
     PyObject *error = PyErr_GetRaisedException();
@@ -378,6 +391,7 @@ void fr_close_quietly(struct fr_module *mod, PyObject *coro)
         Py_DECREF(done);
     } else {
         PyErr_WriteUnraisable(coro);
+        keep_if_suspended(coro);
     }
     PyErr_SetRaisedException(error);
 }
