@@ -86,14 +86,14 @@ def open_descriptor(path: str, flags: int, mode: int) -> Descriptor:
 
 
 def rest_of(fd: int) -> int:
-    """How many bytes to ask for, to get what is left of a file: one more, which then shows that it was all.
+    """How many bytes are left of a file, if it has a size: a pipe has none, nor what /proc makes up. Else 0.
 
     Does not wait: the file is open.
     """
     about = os.fstat(fd)
-    if not stat.S_ISREG(about.st_mode):
-        return 65536
-    return min(max(about.st_size - os.lseek(fd, 0, os.SEEK_CUR), 0) + 1, MOST)
+    if not stat.S_ISREG(about.st_mode) or not about.st_size:
+        return 0
+    return max(about.st_size - os.lseek(fd, 0, os.SEEK_CUR), 0)
 
 
 def write_fully(descriptor: Descriptor, fd: int, data: bytes | memoryview) -> None:

@@ -40,6 +40,9 @@ __all__ = ["MAX_BUF_SIZE", "File", "open_file"]
 MAX_BUF_SIZE = 2 * 1024 * 1024
 """How much a `write` takes at once, and a `read` gives. Tokio's number."""
 
+REST_UNKNOWN = 65536
+"""How much to ask for where nothing says how much there is."""
+
 _FILE = "this file, which has one position; try_clone() it"
 
 
@@ -126,9 +129,9 @@ class File(Buffered):
 
     # ---- calls ----
 
-    def _read_some(self, n: int | None) -> None:
+    def _read_some(self, n: int) -> None:
         """Begin to read. No call is under way."""
-        size = self._descriptor.use(_pool_calls.rest_of) if n is None else min(n, _pool_calls.MOST)
+        size = min(n, _pool_calls.MOST)
         op = _ring.read(self._descriptor, size) if self._alone else None
         if op is None:
             read = _pool_calls.read_large if self._descriptor.use(_pool_calls.is_large, size) else os.read
@@ -200,8 +203,17 @@ class File(Buffered):
         await self._ready()
         if len(self._buffer) > before:
             return True
-        self._read_some(None if want is None else max(want, CAPACITY))
+        if want is None:
+            return await self._fill_up()
+        self._read_some(max(want, CAPACITY))
         return len(await self._settle()) > 0
+
+    async def _fill_up(self) -> bool:
+        """Read what is left, by its size; `False` if that was all. The file is ready."""
+        rest = self._descriptor.use(_pool_calls.rest_of)
+        self._read_some(rest + 1 if rest else REST_UNKNOWN)  # the one more would be there if it had grown
+        got = len(await self._settle())
+        return got > 0 and (got != rest or rest >= _pool_calls.MOST)
 
     async def read(self, n: int = CAPACITY, /) -> bytes:
         """Up to `n` bytes, and no more than `max_buf_size`; `b""` at the end of the file. Cancel safe.

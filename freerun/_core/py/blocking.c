@@ -30,6 +30,7 @@
 
 #include "rt/clock.h"
 #include "rt/futex.h"
+#include "rt/slice.h"
 #include "runtime.h"
 
 void fr_pool_init(struct fr_pool *pool, uint32_t limit, uint64_t keep_alive_ns)
@@ -352,6 +353,7 @@ static void pool_main(struct fr_runtime *rt, void *Py_UNUSED(arg))
     struct fr_pool_thread self = {
         .drained = atomic_load_explicit(&rt->drain_epoch, memory_order_relaxed), /* a hint, see fr_drain() */
     };
+    fr_slice_usual();                        /* the worker that started this thread has a short one */
     fr_thread.core = (CoreObject *)rt->core; /* a blocking call may spawn */
     fr_thread.pool = rt;
     fr_thread.pool_thread = &self;

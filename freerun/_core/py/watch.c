@@ -19,6 +19,7 @@
 #include "futurelock.h"
 #include "rt/clock.h"
 #include "rt/futex.h"
+#include "rt/slice.h"
 
 enum { AWAKE, ASLEEP, STOP };
 #define TICK_NS        2000000
@@ -301,6 +302,7 @@ void fr_drain_sleepers(struct fr_runtime *rt)
 static void watch_main(struct fr_runtime *rt, void *arg)
 {
     struct seen *seen = arg;
+    fr_slice_short();
     PyThreadState *state = PyEval_SaveThread();
     uint64_t drain_at = 0;
     for (int idle = 0; !stopping(rt);) {

@@ -16,6 +16,7 @@
 
 #include "leaf.h"
 #include "rt/clock.h"
+#include "rt/slice.h"
 #include "runtime.h"
 
 enum { MAX_LIFO_POLLS = 3, PULL_MAX = FR_QUEUE_CAP / 2, GLOBAL_INTERVAL_DEFAULT = 61 };
@@ -834,6 +835,7 @@ static void set_asyncgen_hooks(struct fr_runtime *rt)
 void fr_worker_enter(struct fr_worker *worker)
 {
     struct fr_runtime *rt = worker->rt;
+    fr_slice_short(); /* before the hook, which may wish otherwise */
     fr_thread.worker = worker;
     fr_thread.core = (CoreObject *)rt->core;
     atomic_store_explicit(&worker->thread_ident, PyThread_get_thread_ident(), memory_order_relaxed); /* for reports */
