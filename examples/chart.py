@@ -156,5 +156,5 @@ def latency_bars(scale: Scale, y: float, row: Row) -> list[str]:
     for at, value, colour in ((12, row.p50, P50_COLOUR), (29, row.p99, P99_COLOUR)):
         x = scale.x(value)
         parts.append(bar(scale.left, y + at, x - scale.left, 15, colour))
-        parts.append(text(x + 6, y + at + 12, f"{value:.3g}", size=12))
+        parts.append(text(x + 6, y + at + 12, f"{value:.3g}" if value < 100 else f"{value:,.0f}", size=12))
     return parts

@@ -84,9 +84,12 @@ async def locks(tasks: int) -> tuple[Any, ...]:
     freerun.spawn_blocking(once.set, 8)
     freerun.spawn_blocking(notify.notify_one)
     await notify.notified()
-    return semaphore.available_permits(), [each.is_leader() for each in leaders].count(True), await cell.get_or_init(
-        make
-    ), await once.wait()
+    return (
+        semaphore.available_permits(),
+        [each.is_leader() for each in leaders].count(True),
+        await cell.get_or_init(make),
+        await once.wait(),
+    )
 
 
 async def leave_waiting() -> None:

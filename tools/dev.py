@@ -181,14 +181,17 @@ def choose() -> Choice:
 
     say("no free-threaded Python 3.13 or later on PATH, under pyenv, managed by uv, or built here before")
     tried = Tried()
+    failed = []
     for way, make in WAYS.items():
         if why := tried.why(way):
             say(f"{way}: failed within the hour ({why}); ./dev python --again --make tries again")
+            failed.append(f"{way}: {why}")
             continue
         try:
             make()
         except (CommandError, UserError, build_python.BuildError) as error:
             tried.failed(way, short(error))
+            failed.append(f"{way}: {short(error)}")
             say(f"{way}: no: {short(error)}")
             continue
         seen = survey()
@@ -202,8 +205,10 @@ def choose() -> Choice:
         return announced(Choice(main))
     tried.forget()  # somebody is about to change something
     looked = "\n".join(f"  {each}" for each in seen.rejected) or "  nothing called python3"
+    made = "\n".join(f"  {each}" for each in failed)
     raise NoInterpreter(
-        f"no Python 3.13 or later to run freerun on.\nLooked at:\n{looked}\n"
+        f"no Python 3.13 or later to run freerun on.\nLooked at:\n{looked}\nCould not make one:\n{made}\n"
+        "Making one needs the network: a release of Python through uv, or the distribution's archive through apt.\n"
         "Install a free-threaded Python 3.13 or later, or name one with FREERUN_PYTHON."
     )
 

@@ -116,7 +116,7 @@ class Ways:
         self.rng = rng
 
     async def wait(self, make: Any) -> bool:
-        """Await what `make()` gives, with a limit or beside something that is over sooner; whether it came to its end."""
+        """Await what `make()` gives, plain, with a limit, or beside what is over sooner; whether it came to its end."""
         kind = self.rng.randrange(3)
         if kind == 0:
             await make()
@@ -225,7 +225,8 @@ async def test_oneshot() -> None:
         async def receive(rx: Any = rx, got: list[int] = got) -> None:
             got.append(await rx)
 
-        sent = freerun.spawn_blocking(tx.send, number) if rng.random() < 0.5 else freerun.spawn(async_call, tx.send, number)
+        send = freerun.spawn_blocking if rng.random() < 0.5 else lambda *args: freerun.spawn(async_call, *args)
+        sent = send(tx.send, number)
         while not got:
             receiver = freerun.spawn(ways.wait, receive)
             if rng.random() < 0.5:

@@ -1,4 +1,4 @@
-"""`sync` in interpreters of their own, each with its own GIL, at the same time: they share nothing, C state included."""
+"""`sync` in several interpreters at the same time, each with its own GIL: they share nothing, nor do the C parts."""
 
 from __future__ import annotations
 

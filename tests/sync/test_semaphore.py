@@ -158,6 +158,7 @@ async def test_merge_and_split() -> None:
     assert (one.num_permits(), other.num_permits()) == (5, 0)
     part = one.split(2)
     assert (one.num_permits(), part.num_permits()) == (3, 2)
+    assert one.semaphore is other.semaphore is part.semaphore is semaphore
     with pytest.raises(ValueError, match="'k' must be at most 3"):
         one.split(4)
     with pytest.raises(ValueError, match="'k' must be at least 0"):

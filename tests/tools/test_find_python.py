@@ -14,6 +14,7 @@ sys.path.insert(0, str(TOOLS))
 
 import apt_source  # noqa: E402
 import build_python  # noqa: E402
+import dev  # noqa: E402
 import find_python  # noqa: E402
 import steps  # noqa: E402
 from find_python import Choice, Interpreter, NoInterpreter, Rejected, Survey  # noqa: E402
@@ -153,6 +154,27 @@ def test_survey_of_an_empty_machine(machine):
     assert (seen.found, seen.rejected) == ([], [])
     with pytest.raises(NoInterpreter, match=r"\./dev python --make"):
         find_python.without_building(machine)
+
+
+def test_without_any_python_the_error_says_what_was_tried(monkeypatch, tmp_path):
+    monkeypatch.setenv("FREERUN_CACHE", str(tmp_path))
+    monkeypatch.delenv("FREERUN_PYTHON", raising=False)
+    monkeypatch.delenv("FREERUN_GIL_PYTHON", raising=False)
+    old = Rejected("/usr/bin/python3", "on PATH", "3.11.2, freerun needs 3.13 or later")
+    monkeypatch.setattr(dev, "survey", lambda: Survey(rejected=[old]))
+
+    def no_network():
+        raise steps.CommandError("cannot resolve https://releases.example/python")
+
+    monkeypatch.setattr(dev, "WAYS", {"by carrier pigeon": no_network, "by sea": no_network})
+    with pytest.raises(NoInterpreter) as caught:
+        dev.choose()
+    lines = str(caught.value).splitlines()
+    assert "  /usr/bin/python3 (on PATH): 3.11.2, freerun needs 3.13 or later" in lines
+    assert "  by carrier pigeon: cannot resolve the archive" in lines
+    assert "  by sea: cannot resolve the archive" in lines
+    assert "network" in str(caught.value)
+    assert not (tmp_path / "python" / "tried.json").exists()  # whoever reads this changes something, and tries again
 
 
 def test_survey_looks_everywhere(machine, tmp_path):

@@ -276,6 +276,16 @@ static PyMethodDef permit_methods[] = {
     {NULL, NULL, 0, NULL},
 };
 
+static PyObject *permit_get_semaphore(PyObject *op, void *Py_UNUSED(closure))
+{
+    return Py_NewRef((PyObject *)((PermitObject *)op)->semaphore);
+}
+
+static PyGetSetDef permit_getset[] = {
+    {"semaphore", permit_get_semaphore, NULL, "The Semaphore it is a permit of.", NULL},
+    {NULL, NULL, NULL, NULL, NULL},
+};
+
 static PyType_Slot permit_slots[] = {
     {Py_tp_doc,
      "One permit of a Semaphore, or several. What acquire() returns: await it, or use it in `async with`.\n\n"
@@ -284,6 +294,7 @@ static PyType_Slot permit_slots[] = {
      "the\nnext. Thread safety: any thread. Tokio: sync::SemaphorePermit, OwnedSemaphorePermit."},
     {Py_tp_dealloc, permit_dealloc},
     {Py_tp_methods, permit_methods},
+    {Py_tp_getset, permit_getset},
     FR_LEAF_SLOTS(permit_iternext),
     {0, NULL},
 };
