@@ -909,9 +909,15 @@ static void exit_context(struct fr_task *task)
 static PySendResult step_in_context(struct fr_task *task, uint64_t state, PyObject **result)
 {
     int entered = enter_context(task);
-    if (__builtin_expect(entered <= 0, 0)) {
+    if (__builtin_expect(entered < 0, 0)) {
+        if (task->kind == FR_TASK_CORO) {
+            fr_close_quietly(task->rt->mod, task->coro);
+        }
+        return PYGEN_ERROR;
+    }
+    if (__builtin_expect(!entered, 0)) {
         fr_thread.wait = FR_WAIT_YIELD; /* its turn comes */
-        return entered ? PYGEN_ERROR : PYGEN_NEXT;
+        return PYGEN_NEXT;
     }
     PySendResult sent = step(task, state, result);
     while (sent == PYGEN_NEXT && __builtin_expect(*result != FR_TOKEN || fr_thread.wait == FR_WAIT_NONE, 0)) {
