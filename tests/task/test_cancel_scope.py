@@ -358,31 +358,38 @@ async def test_a_shield_holds_back_an_abort(nested: str) -> None:
 @every_flavor
 async def test_what_was_held_back_arrives_inside_of_a_timeout() -> None:
     """The shield is left within the awaited, which waits on: Cancelled comes there, and takes the limit away."""
-    log = []
-    gate, opened = oneshot.channel()
 
-    async def inner() -> None:
+    async def inner(begin: Instant, opened: oneshot.Receiver[None], limit: float, log: list[str]) -> None:
         with CancelScope(shield=True):
             await opened
         try:
             await never()
         except Cancelled:
-            log.append("cancelled")
-            await sleep(0.02)  # longer than the limit
+            log.append("in time" if begin.elapsed() < limit else "too late")
+            while begin.elapsed() < 1.2 * limit:
+                await sleep(0.001)
             log.append("cleaned up")
             raise
 
-    async def work() -> None:
-        await timeout(0.3, inner())
+    async def attempt(limit: float) -> list[str]:
+        log: list[str] = []
+        gate, opened = oneshot.channel()
+        handle = freerun.spawn(timeout(limit, inner(Instant.now(), opened, limit, log)))
+        await until(lambda: is_parked(handle))
+        handle.abort()
+        gate.send(None)
+        try:
+            await handle
+        except freerun.JoinError:
+            log.append("aborted")
+        except TimeoutError:
+            log.append("timed out")
+        return log
 
-    handle = freerun.spawn(work)
-    await until(lambda: is_parked(handle))
-    handle.abort()
-    await sleep(0.002)
-    gate.send(None)
-    with pytest.raises(freerun.JoinError):
-        await handle
-    assert log == ["cancelled", "cleaned up"]
+    for limit in (0.02, 0.2, 2, 20):  # a busy machine may be too late for a short one
+        if (log := await attempt(limit))[:1] != ["too late"]:
+            break
+    assert log == ["in time", "cleaned up", "aborted"]
 
 
 @every_flavor

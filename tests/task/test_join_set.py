@@ -11,7 +11,7 @@ from collections import Counter
 from typing import Any
 
 import pytest
-from support import Flavor, every_flavor, in_threads, is_freed, is_parked, seeded, until
+from support import PATIENCE, Flavor, every_flavor, in_threads, is_freed, is_parked, seeded, until
 
 import freerun
 from freerun import Cancelled, JoinSet
@@ -627,14 +627,18 @@ def test_after_shutdown(flavor: Flavor) -> None:
 
 
 def test_shutdown_with_blocking_calls(flavor: Flavor) -> None:
-    release = threading.Event()
+    inside, release = threading.Event(), threading.Event()
     with flavor.builder().max_blocking_threads(1).build() as rt:
         tasks: JoinSet[Any] = JoinSet()
 
+        def runs() -> bool:
+            inside.set()
+            return release.wait(PATIENCE)
+
         async def main() -> None:
-            running = tasks.spawn_blocking(release.wait)
+            running = tasks.spawn_blocking(runs)
             queued = tasks.spawn_blocking(time.sleep, 0)
-            await sleep(0.005)
+            await until(inside.is_set)
             tasks.abort_all()
             release.set()
             await ended(running, queued)

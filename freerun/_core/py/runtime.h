@@ -318,8 +318,11 @@ bool fr_owned_none(struct fr_runtime *rt); /* exact once the shards are closed, 
 
 /* ---- claims.c ---- */
 int fr_claim(PyObject *coro); /* 0, or -1 with an exception: another task runs it */
-/* Of anything: 1, 0: somebody has it, -1 with MemoryError. */
-int fr_try_claim(PyObject *object);
+/* The context that this task was given, for a poll, by the holder of RUNNING: 1, 0: it is in line now, and will be woken, -1
+ * with MemoryError. */
+int fr_context_claim(struct fr_task *task);
+void fr_context_leave_line(struct fr_task *task); /* it is about to be completed */
+void fr_context_unclaim(PyObject *context);
 void fr_unclaim(PyObject *coro);
 void fr_claims_after_fork(void);
 

@@ -896,14 +896,14 @@ static PySendResult step(struct fr_task *task, uint64_t state, PyObject **result
     return PyIter_Send(task->coro, Py_None, result);
 }
 
-/* 1, 0: another task is being polled in the context that both were given, or -1 with an exception: somebody has entered it
+/* 1, 0: another task is being polled in the context that both were given, and this one waits in line for it; or -1 with an exception: somebody has entered it
  * who is no task. CPython 3.13 does not notice two threads that enter one context at once. */
 static int enter_context(struct fr_task *task)
 {
     if (__builtin_expect(task->in_given, 0)) {
-        int claimed = fr_try_claim(task->context);
+        int claimed = fr_context_claim(task);
         if (claimed == 1 && PyContext_Enter(task->context)) {
-            fr_unclaim(task->context);
+            fr_context_unclaim(task->context);
             claimed = -1;
         }
         return claimed;
@@ -915,7 +915,7 @@ static void exit_context(struct fr_task *task)
 {
     PyContext_Exit(task->context); /* keeps a raised exception; it fails only if somebody else exited it */
     if (__builtin_expect(task->in_given, 0)) {
-        fr_unclaim(task->context);
+        fr_context_unclaim(task->context);
     }
 }
 
@@ -923,9 +923,15 @@ static void exit_context(struct fr_task *task)
 static PySendResult step_in_context(struct fr_task *task, uint64_t state, PyObject **result)
 {
     int entered = enter_context(task);
-    if (__builtin_expect(entered <= 0, 0)) {
-        fr_thread.wait = FR_WAIT_YIELD; /* its turn comes */
-        return entered ? PYGEN_ERROR : PYGEN_NEXT;
+    if (__builtin_expect(entered < 0, 0)) {
+        if (task->kind == FR_TASK_CORO) {
+            fr_close_quietly(task->rt->mod, task->coro);
+        }
+        return PYGEN_ERROR;
+    }
+    if (__builtin_expect(!entered, 0)) {
+        fr_thread.wait = FR_WAIT_PARK; /* its turn comes */
+        return PYGEN_NEXT;
     }
     PySendResult sent = step(task, state, result);
     while (sent == PYGEN_NEXT && __builtin_expect(*result != FR_TOKEN || fr_thread.wait == FR_WAIT_NONE, 0)) {
@@ -1019,6 +1025,9 @@ void fr_task_close(struct fr_task *task)
     }
     if (task->kind == FR_TASK_CORO && task->coro) {
         close_coroutine(task);
+    }
+    if (task->in_given && task->context) {
+        fr_context_leave_line(task);
     }
     PyErr_Clear();
     fr_task_complete(task, FR_OUT_CANCELLED, NULL);
