@@ -17,8 +17,8 @@ _FOR_EVER_NS = 10**27
 
 
 def seconds(value: Seconds, argument: str, *, for_ever: bool = False) -> float:
-    """Turn a duration into seconds; a negative one, NaN and anything else is an error, and so is infinity, unless it
-    is told apart by who asks (`for_ever`)."""
+    """Turn a duration into seconds; a negative one, NaN and anything else is an error, and so is infinity, unless who
+    asks knows what to do `for_ever`."""
     if isinstance(value, dt.timedelta):
         number = value.total_seconds()
     elif isinstance(value, bool) or not isinstance(value, int | float):

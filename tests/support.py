@@ -75,6 +75,10 @@ def only(*flavors: Flavor) -> pytest.MarkDecorator:
     return pytest.mark.parametrize("flavor", flavors, indirect=True, ids=str)
 
 
+every_driver = only(*FLAVORS_AND_DRIVERS)
+"""Over `@every_flavor`: with each driver, too. tests/net and tests/time have that from their conftest.py."""
+
+
 def every_flavor(test: Callable[..., Any]) -> Callable[..., None]:
     """Make an async test of every flavour: it runs as the main task of the fixture `rt`."""
     wanted = inspect.signature(test).parameters

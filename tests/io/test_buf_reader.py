@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from io_support import PENDING, Aborts, Script, chunks, feed, with_pauses
 from net_support import pair
-from support import every_flavor, is_parked, seeded, until
+from support import every_driver, every_flavor, is_parked, seeded, until
 
 import freerun
 from freerun.io import AsyncBufRead, BufReader, EndOfStream, LimitExceeded, UnexpectedEof, duplex
@@ -376,6 +376,7 @@ async def test_aborted_reads_lose_no_byte(kind: str) -> None:
     assert out == data
 
 
+@every_driver
 @every_flavor
 async def test_aborted_reads_of_every_kind_lose_no_byte_of_a_connection() -> None:
     """Whoever reads next goes on where the last one stopped, however it reads."""

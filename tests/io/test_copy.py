@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from io_support import PENDING, Aborts, Script, feed
 from net_support import connected, fill, pair, read_to_end, reset
-from support import every_flavor, is_parked, seeded, until
+from support import every_driver, every_flavor, is_parked, seeded, until
 
 import freerun
 from freerun import io
@@ -93,6 +93,7 @@ async def test_an_aborted_copy_buf_loses_and_repeats_nothing() -> None:
 
 
 @pytest.mark.parametrize("swap", [False, True])
+@every_driver
 @every_flavor
 async def test_basic_transfer(swap: bool) -> None:
     async with pair() as (a, left), pair() as (b, right):
@@ -108,6 +109,7 @@ async def test_basic_transfer(swap: bool) -> None:
 
 
 @pytest.mark.parametrize("swap", [False, True])
+@every_driver
 @every_flavor
 async def test_transfer_after_close(swap: bool) -> None:
     """One direction ends, the other one goes on."""
@@ -122,6 +124,7 @@ async def test_transfer_after_close(swap: bool) -> None:
 
 
 @pytest.mark.parametrize("swap", [False, True])
+@every_driver
 @every_flavor
 async def test_blocking_one_side_does_not_block_the_other(swap: bool) -> None:
     async with pair() as (a, left), pair() as (b, right):
@@ -161,6 +164,7 @@ async def test_both_fail_at_once() -> None:
             await copy_bidirectional(Script(ConnectionError("a")), Script(ConnectionError("b")))
 
 
+@every_driver
 @every_flavor
 async def test_a_reset_ends_both() -> None:
     async with pair() as (a, left):
@@ -206,6 +210,7 @@ async def test_bad_arguments() -> None:
             await copy_bidirectional(a, b)  # type: ignore[arg-type]
 
 
+@every_driver
 @every_flavor
 async def test_a_lot_through_a_proxy() -> None:
     random = seeded()

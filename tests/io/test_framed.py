@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from io_support import PENDING, Aborts, Script, chunks, feed, with_pauses
 from net_support import pair
-from support import every_flavor, is_parked, seeded, until
+from support import every_driver, every_flavor, is_parked, seeded, until
 
 import freerun
 from freerun.io import EndOfStream, LinesCodecError, UnexpectedEof, WriteZero, duplex
@@ -257,6 +257,7 @@ async def test_close_without_flush_warns() -> None:
     assert (script.got, script.closed) == (b"", True)
 
 
+@every_driver
 @every_flavor
 async def test_framed() -> None:
     async with pair() as (ours, theirs):
@@ -298,6 +299,7 @@ async def test_a_second_reader_or_writer_is_refused() -> None:
 
 
 @pytest.mark.parametrize("kind", ["lines", "length"])
+@every_driver
 @every_flavor
 async def test_aborted_receives_lose_no_frame(kind: str) -> None:
     random = seeded()

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from io_support import PENDING, Aborts, Script, chunks, with_pauses
 from net_support import pair
-from support import every_flavor, seeded
+from support import every_driver, every_flavor, seeded
 
 import freerun
 from freerun import io
@@ -139,6 +139,7 @@ async def test_they_are_cooperative(what: str) -> None:
         await uses[what]()
 
 
+@every_driver
 @every_flavor
 async def test_split() -> None:
     async with pair() as (ours, theirs):

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any, Self
 
 import pytest
-from support import PATIENCE
+from support import DRIVERS, PATIENCE
 
 HEAD = """
 import os, sys, threading
@@ -26,9 +26,10 @@ import freerun
 from freerun import io
 from freerun.io import BufReader
 
-workers = int(sys.argv[1])
+workers, driver = int(sys.argv[1]), sys.argv[2]
 builder = freerun.Builder
 builder = builder.new_multi_thread().worker_threads(workers) if workers else builder.new_current_thread()
+builder = builder.driver(driver)
 
 async def parked(handle):
     while "waiting" not in repr(handle):
@@ -40,22 +41,27 @@ def run(main):
 """
 
 
-@pytest.fixture(params=[0, 2], ids=["current_thread", "multi_thread_2"])
+@pytest.fixture(
+    params=[(workers, driver) for driver in DRIVERS for workers in (0, 2)],
+    ids=lambda each: f"{'multi_thread_2' if each[0] else 'current_thread'}_{each[1]}",
+)
 def start(request: pytest.FixtureRequest) -> Iterator[Any]:
     """Start a script; it must end with status 0 and an empty stderr."""
     with contextlib.ExitStack() as stack:
 
         def starts(source: str, **streams: Any) -> Process:
-            return stack.enter_context(Process(HEAD + textwrap.dedent(source), str(request.param), streams))
+            return stack.enter_context(Process(HEAD + textwrap.dedent(source), request.param, streams))
 
         yield starts
 
 
 class Process:
-    def __init__(self, source: str, workers: str, streams: dict[str, Any]) -> None:
+    def __init__(self, source: str, how: tuple[int, str], streams: dict[str, Any]) -> None:
         streams = {"stdin": subprocess.DEVNULL, "stdout": subprocess.PIPE, **streams}
         self.popen = subprocess.Popen(
-            [sys.executable, "-P", "-X", "faulthandler", "-c", source, workers], stderr=subprocess.PIPE, **streams
+            [sys.executable, "-P", "-X", "faulthandler", "-c", source, *map(str, how)],
+            stderr=subprocess.PIPE,
+            **streams,
         )
 
     def __enter__(self) -> Self:
@@ -290,14 +296,14 @@ def test_no_standard_streams_at_all(start: Any, tmp_path: Path) -> None:
             assert await io.stdin().read_to_end() == b""
             await io.stdout().write_all(b"x" * 100_000)
             assert await io.stderr().write(b"y") == 1
-            open(sys.argv[2], "w").write("done")
+            open(sys.argv[3], "w").write("done")
         run(main)
     """
     done = tmp_path / "done"
     code = HEAD + textwrap.dedent(source)
-    for workers in ("0", "2"):
+    for how in [(workers, driver) for driver in DRIVERS for workers in ("0", "2")]:
         subprocess.run(
-            ["sh", "-c", 'exec "$@" <&- >&- 2>&-', "sh", sys.executable, "-P", "-c", code, workers, str(done)],
+            ["sh", "-c", 'exec "$@" <&- >&- 2>&-', "sh", sys.executable, "-P", "-c", code, *how, str(done)],
             check=True,
             timeout=PATIENCE,
         )
