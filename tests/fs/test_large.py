@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 import threading
 from pathlib import Path
 
 import pytest
+from fs_support import on_the_pool
 from support import every_flavor, seeded, until
 
 import freerun
@@ -130,3 +132,57 @@ async def test_aborted_in_the_middle(tmp_path: Path) -> None:
             except freerun.JoinError:
                 got = b""
             assert got + await file.read_to_end() == data
+
+
+@every_flavor
+async def test_a_write_beyond_4_gib() -> None:
+    """More than one system call takes, and than one request to io_uring names. The bytes are never touched."""
+    data = bytes((4 << 30) + 1)
+    async with fs.File.options().write(True).open("/dev/null") as file:
+        await file.write_all(data)
+    await fs.write("/dev/null", data)
+
+
+@every_flavor
+async def test_a_large_write_that_is_cancelled(tmp_path: Path) -> None:
+    """It is one system call that nobody can stop: all is written, and `tell()` says so."""
+    data = os.urandom(1 << 20) * 32
+    path = tmp_path / "x"
+    async with fs.File.create(path) as file:
+        task = freerun.spawn(file.write_all, data)
+        await until(lambda: path.stat().st_size)
+        task.abort()
+        with contextlib.suppress(freerun.JoinError):  # or it was faster
+            await task
+        assert await file.tell() == len(data)
+    assert path.read_bytes() == data
+    task = freerun.spawn(fs.write, path, data[1:])
+    await until(lambda: 0 < path.stat().st_size < len(data))
+    task.abort()
+    with contextlib.suppress(freerun.JoinError):
+        await task
+    await until(lambda: path.stat().st_size == len(data) - 1)
+    assert path.read_bytes() == data[1:]
+
+
+@on_the_pool
+@every_flavor
+async def test_no_call_only_to_see_the_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where the size says what is left. It does not in /proc, which is not read byte by byte for that."""
+    calls = []
+    real = os.read
+    monkeypatch.setattr(os, "read", lambda fd, n: (calls.append(n), real(fd, n))[1])
+    path = tmp_path / "x"
+    path.write_bytes(bytes(5000))
+    async with fs.File.open(path) as file:
+        assert await file.read_to_end() == bytes(5000)
+        assert calls == [5001]
+        with path.open("ab") as other:
+            other.write(b"more")
+        assert await file.read_to_end() == b"more"
+        assert calls == [5001, 5]
+        assert await file.read_to_end() == b""
+    calls.clear()
+    async with fs.File.open("/proc/self/maps") as file:
+        assert (await file.read_to_end()).count(b"\n") > 10
+    assert min(calls) >= 65536

@@ -39,12 +39,6 @@ typedef struct {
     bool asked_to_stop;
 } FileOpObject;
 
-bool fr_file_under_way(struct fr_task *task)
-{
-    FileOpObject *self = (FileOpObject *)task->coro;
-    return self && !fr_file_is_done(&self->op);
-}
-
 /* A read that names no position is of a pipe or the like: one request, since the rest may never come. */
 static bool in_pieces(FileOpObject *self)
 {
@@ -73,11 +67,12 @@ static struct fr_file_request request_of(FileOpObject *self)
     };
 }
 
-int fr_file_submit(struct fr_task *task)
+static int submit(struct fr_task *task, bool again)
 {
     struct fr_runtime *rt = task->rt;
     FileOpObject *self = (FileOpObject *)task->coro;
     struct fr_file_request request = request_of(self);
+    request.again = again;
     self->op.task = task;
     atomic_store_explicit(&self->op.done, false, memory_order_relaxed); /* nobody else knows it yet */
     fr_task_ref(task);
@@ -91,6 +86,11 @@ int fr_file_submit(struct fr_task *task)
         fr_task_unref(task);
     }
     return err;
+}
+
+int fr_file_submit(struct fr_task *task)
+{
+    return submit(task, false);
 }
 
 /* ---- the result ---- */
@@ -237,7 +237,7 @@ enum fr_poll_result fr_file_poll(struct fr_task *task, uint64_t state)
     }
     int32_t result = self->op.result;
     if (!is_final(task, self, &result)) {
-        int err = fr_file_submit(task);
+        int err = submit(task, true);
         if (!err) {
             return wait_on(task);
         }
@@ -245,6 +245,16 @@ enum fr_poll_result fr_file_poll(struct fr_task *task, uint64_t state)
     }
     finish(task, self, result);
     return FR_POLL_DONE;
+}
+
+/* What the kernel has done, it has done, though no worker comes to it: an opened file has to be closed, and what was written
+ * is not cancelled. What it is still at stays, and with it the runtime's memory: the kernel has its buffer. [F2] */
+void fr_file_close(struct fr_task *task)
+{
+    enum fr_poll_result polled = fr_file_poll(task, fr_state_load(&task->state));
+    while (polled == FR_POLL_REQUEUE) {
+        polled = fr_file_poll(task, fr_state_start_poll(&task->state));
+    }
 }
 
 /* ---- the type ---- */

@@ -1019,8 +1019,8 @@ static void close_coroutine(struct fr_task *task)
 
 void fr_task_close(struct fr_task *task)
 {
-    if (task->kind == FR_TASK_FILE && fr_file_under_way(task)) {
-        fr_state_end_poll(&task->state); /* it stays, and with it the runtime's memory: the kernel has its buffer */
+    if (task->kind == FR_TASK_FILE) {
+        fr_file_close(task);
         return;
     }
     if (task->kind == FR_TASK_CORO && task->coro) {

@@ -142,8 +142,8 @@ void fr_task_complete(struct fr_task *task, enum fr_outcome outcome, PyObject *r
 /* Submits the request of a task that this thread holds RUNNING of: 0 or -errno. */
 int fr_file_submit(struct fr_task *task);
 enum fr_poll_result fr_file_poll(struct fr_task *task, uint64_t state);
-/* Whether the kernel may still touch its buffer. */
-bool fr_file_under_way(struct fr_task *task);
+/* Ends the task if its request is done. The caller holds RUNNING; the task may be gone afterwards. */
+void fr_file_close(struct fr_task *task);
 
 /* Runs a blocking task on the calling pool thread. */
 void fr_task_run_blocking(struct fr_task *task);

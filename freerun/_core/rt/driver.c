@@ -375,7 +375,7 @@ int fr_driver_submit_file(struct fr_driver *driver, struct fr_file_op *op, const
 {
     int err = -EAGAIN;
     /* relaxed: a limit that may be overstepped by a few, and a hint for the next turn [D7] */
-    if (atomic_fetch_add_explicit(&driver->files, 1, memory_order_relaxed) < MAX_FILES) {
+    if (atomic_fetch_add_explicit(&driver->files, 1, memory_order_relaxed) < MAX_FILES || request->again) {
         err = fr_poller_file(&driver->poller, request, token_of_file(op));
     }
     if (err) {

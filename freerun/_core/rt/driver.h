@@ -172,7 +172,8 @@ static inline bool fr_driver_has_no_io(struct fr_driver *driver)
 }
 
 /* io_uring only: asks for it, and wakes op->task when it is done. 0 or -errno: then nothing was asked for, and the
- * reference is still the caller's. Detached: one system call. */
+ * reference is still the caller's. -EAGAIN if too many are under way, but for `again`, whose half is done: nobody else could
+ * take it over. Detached: one system call. */
 int fr_driver_submit_file(struct fr_driver *driver, struct fr_file_op *op, const struct fr_file_request *request);
 /* It ends soon, done or not. Not after `done`. */
 void fr_driver_cancel_file(struct fr_driver *driver, struct fr_file_op *op);

@@ -48,6 +48,7 @@ struct fr_file_request {
     int fd;
     uint8_t kind;
     bool async; /* never on the calling thread: it would take long */
+    bool again; /* the rest of one that was done in part */
 };
 
 struct fr_uring;
