@@ -214,7 +214,7 @@ def _calls_init_wrong(kind: type) -> bool:
 
 
 def _exception(kind: type[BaseException], args: tuple[Any, ...], state: dict[str, Any] | None = None) -> BaseException:
-    """An exception as it was, without its own `__init__`: the one in C, which some built-in kinds need, and its state."""
+    """An exception as it was, without its own `__init__`: by the one in C, which some built-in kinds need."""
     error = kind.__new__(kind, *args)
     native = next(each.__init__ for each in kind.__mro__ if type(each.__init__) is not FunctionType)  # type: ignore[misc]
     native(error, *args)

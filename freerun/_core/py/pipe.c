@@ -261,8 +261,9 @@ static PyObject *end_push(PyObject *op, PyObject *object)
     }
     if (holds_own_receiver(self->pipe, parcel)) {
         fr_parcel_free(parcel);
-        PyErr_SetString(PyExc_TypeError, "argument 'value' has a Receiver of this very channel in it, which nobody might "
-                                         "be left to receive; send it through another channel");
+        PyErr_SetString(PyExc_TypeError,
+                        "argument 'value' has a Receiver of this very channel in it, which nobody might "
+                        "be left to receive; send it through another channel");
         return NULL;
     }
     int err = fr_mailbox_push(&self->pipe->box, &parcel->mail);
