@@ -207,10 +207,10 @@ def _listener(kind: Any, at: int) -> Any:
         raise
 
 
-def _calls_init_wrong(kind: type) -> bool:
+def _calls_init_wrong(kind: Any) -> bool:
     """Whether pickle would call an `__init__` written in Python with what the exception has in `args`, which is what
     that gave its base class, and often not what it takes."""
-    return kind.__reduce__ is BaseException.__reduce__ and type(kind.__init__) is FunctionType  # type: ignore[misc]
+    return kind.__reduce__ is BaseException.__reduce__ and type(kind.__init__) is FunctionType
 
 
 def _exception(kind: type[BaseException], args: tuple[Any, ...], state: dict[str, Any] | None = None) -> BaseException:
