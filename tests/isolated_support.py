@@ -22,6 +22,13 @@ def interpreter() -> int:
     return int(current[0] if isinstance(current, tuple) else current)
 
 
+def interpreters() -> int:
+    """How many there are."""
+    import _interpreters
+
+    return len(_interpreters.list_all())
+
+
 def where() -> tuple[int, int]:
     """The interpreter, and the thread."""
     return interpreter(), threading.get_ident()
@@ -65,6 +72,32 @@ class LocalStateError(Exception):
     def __init__(self) -> None:
         super().__init__("it has a lock")
         self.lock = threading.Lock()
+
+
+class Refused(ValueError):
+    """With an `__init__` that does not take what it gives its base class."""
+
+    def __init__(self, what: str, *, code: int) -> None:
+        super().__init__(f"{what} refused with {code}")
+        self.code = code
+
+
+def refuse() -> None:
+    raise Refused("it", code=7)
+
+
+def refuse_in_a_group() -> None:
+    raise ExceptionGroup("several", [KeyError("k"), ExceptionGroup("more", [Refused("one", code=1)])])
+
+
+class Hostile(Exception):
+    """Whose every method raises what is no Exception."""
+
+    def __reduce__(self) -> Any:
+        raise SystemExit(4)
+
+    def __str__(self) -> str:
+        raise SystemExit(5)
 
 
 def fail_with(kind: type[BaseException], *args: Any) -> None:
@@ -224,6 +257,34 @@ def let_go() -> None:
     _kept.clear()
 
 
+def kept() -> list[bytes]:
+    return [bytes(view) for view in _kept]
+
+
+async def keep_and_wait(view: memoryview, path: str) -> None:
+    """Holds on to a view until it is aborted."""
+    note(path, "has it")
+    await freerun.time.sleep(3600)
+    view[0] = 0
+
+
+async def lend_and_end() -> None:
+    """Lends what is its interpreter's own to another one, and ends that interpreter while it is looked at."""
+    for size in (100, 100_000):
+        view = memoryview(b"lent" * (size // 4))
+        while not await freerun.spawn_isolated(keep_elsewhere, view, interpreter()):
+            pass
+    await shut_down_here()
+
+
+def keep_elsewhere(view: memoryview, lender: int) -> bool:
+    """Holds on to it, unless this is its lender's interpreter."""
+    if interpreter() == lender:
+        return False
+    keep(view)
+    return True
+
+
 _kept: list[memoryview] = []
 
 
@@ -237,6 +298,10 @@ def view_of(data: bytes) -> memoryview:
 
 def describe_view(view: memoryview) -> tuple[Any, ...]:
     return view.format, view.shape, view.readonly, view.tolist()
+
+
+def describe_first(view: memoryview) -> tuple[int, int]:
+    return view[0], len(view)
 
 
 async def shut_down_here() -> None:

@@ -36,6 +36,7 @@ usage: ./dev COMMAND [arguments]
   bench [...]       benchmarks, against the peers that install
   stress [pytest..] the stress tests, longer (FR_STRESS_SECONDS, 60)
   soak [pytest...]  the soak tests (FR_SOAK_SECONDS, 3600)
+  rounds            1,000 starts and stops of interpreters, on the one with the GIL (FREERUN_ROUNDS)
   docs              the examples in docstrings and documents
   python            which interpreters there are, which is taken, and why
       --make            make one if none is free-threaded    --again    try again what failed
@@ -48,7 +49,7 @@ environment
 """
 
 # What ./dev calls things is what nox calls them. Those on the right need no interpreter of their own.
-SESSIONS = ("demo", "test", "bench", "stress", "soak", "docs", "lint", "format", "ctest")
+SESSIONS = ("demo", "test", "bench", "stress", "soak", "rounds", "docs", "lint", "format", "ctest")
 WITHOUT_INTERPRETER = ("format", "ctest")
 
 

@@ -81,10 +81,11 @@ class Isolated:
             raise TypeError(f"argument 'fn' must be a function, sync or async, not {type(fn).__name__}: {fn!r}")
         if self.in_interpreters:
             _check_main(fn)
-        parcel = pack_call(fn, args)
         name = getattr(fn, "__qualname__", None)
         if not self.in_interpreters:
-            return core.spawn(_run_here, parcel, name=name)
+            whole: list[bytes] = []
+            return core.spawn(_run_here, pack_call(fn, args, whole), whole, name=name)
+        parcel = pack_call(fn, args)
         queue = self._queue or self._new_queue()
         if self._started < self._count and queue.outstanding() >= self._started:
             self._start(queue, 1)  # first, so that those who have something to do leave the job to it
@@ -158,6 +159,12 @@ class Isolated:
             queue, threads = self._queue, list(self._threads)
         if queue is None or self._count == 0:
             return
+        try:
+            self._end(queue, threads, grace)
+        finally:
+            drain_lent()  # what they kept of what was lent to them
+
+    def _end(self, queue: JobQueue, threads: list[threading.Thread], grace: float) -> None:
         queue.close(grace)
         _fail(queue, None)
         if not _join(threads, max(grace, _LEAST_GRACE)):
@@ -232,23 +239,25 @@ def _fail(queue: JobQueue, error: Exception | None) -> None:
                 job.reply(RAISED, pack_error(error))
 
 
-async def _run_here(parcel: Parcel) -> Any:
+async def _run_here(parcel: Parcel, whole: list[bytes]) -> Any:
     """On free-threaded builds: the same by value, on one of the runtime's own workers."""
     from ._parcel import RAISED, finish, pack_error, pack_result, unpack
 
-    fn, args = unpack(parcel)
-    del parcel
+    kept: list[bytes] = []
     try:
+        fn, args = unpack(parcel, whole)
+        del parcel, whole
         value = fn(*args)
         del fn, args
         if hasattr(value, "__await__"):
             value = await value
+        result = pack_result(value, kept)
     except Cancelled:
         raise
     except BaseException as error:
         failure = pack_error(error)  # by value, too, with its traceback as text
     else:
-        value = unpack(pack_result(value))
+        value = unpack(result, kept)
         drain_lent()
         return value
     return finish(RAISED, failure)
@@ -259,23 +268,27 @@ async def _run_here(parcel: Parcel) -> Any:
 
 def _main_path() -> tuple[str | None, str | None]:
     """The module name, or the path, by which `__main__` can be imported elsewhere; neither if it cannot."""
+    import os
+
     main = sys.modules["__main__"]
     spec = getattr(main, "__spec__", None)
-    if spec is not None:
+    if spec is not None and spec.name != "__main__":
         return spec.name, None
     path = getattr(main, "__file__", None)
     if path is None or (sys.argv and sys.argv[0] == "-c"):
         return None, None
-    import os
-
-    return None, os.path.abspath(path)  # noqa: PTH100  # __file__ may be relative to where the script was started
+    if spec is not None:  # python folder, python file.zip: what runs is the __main__.py in it
+        path = os.path.dirname(path)  # noqa: PTH120  # that of an archive, too
+    path = os.path.abspath(path)  # noqa: PTH100  # __file__ may be relative to where the script was started
+    return None, path if os.path.exists(path) else None  # noqa: PTH110  # "<stdin>" does not
 
 
 def _check_main(fn: Callable[..., Any]) -> None:
     if getattr(fn, "__module__", None) == "__main__" and _main_path() == (None, None):
         raise TypeError(
             f"argument 'fn' ({getattr(fn, '__qualname__', fn)}) cannot cross to another interpreter: it is defined in "
-            "__main__, which has no file that could be imported there (python -c, or interactive); put it into a module"
+            "__main__, which has no file that could be imported there (python -c, interactive, or from a pipe); "
+            "put it into a module"
         )
 
 

@@ -46,13 +46,10 @@ class MainModule:
         import runpy
 
         if self._name is None and self._path is None:
-            raise ImportError("it has no file (python -c, or interactive)")
+            raise ImportError("it has no file (python -c, interactive, or from a pipe)")
         module = ModuleType(_NAME)
         if self._name is not None:
-            name = self._name
-            if name.endswith(".__main__"):
-                raise ImportError(f"{name} cannot be imported under another name; move the function out of it")
-            content = runpy.run_module(name, run_name=_NAME, alter_sys=True)
+            content = runpy.run_module(self._name, run_name=_NAME, alter_sys=True)
         else:
             assert self._path is not None
             content = runpy.run_path(self._path, run_name=_NAME)

@@ -3,7 +3,9 @@
 Everything is pickled, in one go: for `None`, bool, int, float, str, small bytes and tuples of these that is what
 copying them costs. Large bytes and views of memory are not in the pickle but beside it, where they are (`lend`) or
 copied once. A view stays a view of the very same memory; bytes have to be copied once over there, since CPython keeps
-them in one piece with the object, and an object belongs to one interpreter.
+them in one piece with the object, and an object belongs to one interpreter. Within one interpreter they are not copied
+at all (`whole`). A bytearray is copied when it is packed, since its owner may change it afterwards, and once more when
+it is unpacked.
 """
 
 from __future__ import annotations
@@ -43,45 +45,50 @@ _LEAST_LENT = 16384  # as in py/parcel.c
 _PLAIN = frozenset({NoneType, bool, int, float, str})
 
 
-def pack(value: Any, *, lend: bool = False) -> Parcel:
-    """A parcel of this value. `lend`: large buffers are looked at where they are. Errors: whatever pickle raises."""
+def pack(value: Any, *, lend: bool = False, whole: list[bytes] | None = None) -> Parcel:
+    """A parcel of this value. Errors: whatever pickle raises.
+
+    `lend`: large buffers are looked at where they are. `whole`: the value stays in this interpreter, so large bytes go
+    into this list as they are, for `unpack()`.
+    """
     if _is_plain(value):
         return Parcel(pickle.dumps(value, _PROTOCOL), lend=lend)
     file = io.BytesIO()
-    packer = _Packer(file)
+    packer = _Packer(file, whole)
     packer.dump(_with_large(value))
     return Parcel(file.getbuffer(), (*packer.buffers, *packer.others), lend=lend)
 
 
-def pack_call(fn: Callable[..., Any], args: tuple[Any, ...]) -> Parcel:
+def pack_call(fn: Callable[..., Any], args: tuple[Any, ...], whole: list[bytes] | None = None) -> Parcel:
     """A call, to be made elsewhere. Errors: `TypeError` that names what cannot cross."""
     try:
         if type(fn) is FunctionType and all(map(_is_plain, args)):
             return Parcel(pickle.dumps((fn, args), _PROTOCOL), lend=True)
-        return pack((fn, args), lend=True)
+        return pack((fn, args), lend=True, whole=whole)
     except Exception as error:
         raise _blame(fn, args, error) from error
 
 
-def pack_result(value: Any) -> Parcel:
+def pack_result(value: Any, whole: list[bytes] | None = None) -> Parcel:
     """A result on its way back. Nothing is lent: the interpreter that lends might end. Errors: `TypeError`."""
     try:
-        return pack(value)
+        return pack(value, whole=whole)
     except Exception as error:
         raise TypeError(f"the result ({_kind(value)}) cannot cross to another interpreter: {error}") from error
 
 
-def unpack(parcel: Parcel) -> Any:
+def unpack(parcel: Parcel, whole: list[bytes] | None = None) -> Any:
     """What was packed. Errors: whatever pickle raises, or an import that it needs."""
     data, items = parcel.data(), parcel.items()
-    if not items:
+    if not items and not whole:
         return pickle.loads(data)
-    outer = _opened.others
-    _opened.others = others = [each for each in items if not isinstance(each, memoryview)]
+    outer = _opened.others, _opened.whole
+    others = [each for each in items if not isinstance(each, memoryview)]
+    _opened.others, _opened.whole = others, whole or []
     try:
         return pickle.loads(data, buffers=[each for each in items if isinstance(each, memoryview)])
     finally:
-        _opened.others = outer
+        _opened.others, _opened.whole = outer
         for each in others:
             if isinstance(each, int) and each >= 0:  # a descriptor that nobody took
                 os.close(each)
@@ -116,7 +123,7 @@ def _with_large(value: Any, depth: int = 4) -> Any:
 
 
 class _Packer(pickle.Pickler):
-    def __init__(self, file: io.BytesIO) -> None:
+    def __init__(self, file: io.BytesIO, whole: list[bytes] | None = None) -> None:
         buffers: list[PickleBuffer] = []
 
         def keep(
@@ -128,6 +135,7 @@ class _Packer(pickle.Pickler):
         super().__init__(file, _PROTOCOL, buffer_callback=keep)
         self.buffers = buffers
         self.others: list[Any] = []
+        self.whole = whole
 
     def _beside(self, value: Any) -> PickleBuffer:
         self.buffers.append(buffer := PickleBuffer(value))
@@ -140,7 +148,10 @@ class _Packer(pickle.Pickler):
     def reducer_override(self, value: Any) -> Any:
         kind = type(value)
         if kind is _Large:
-            return bytes, (self._beside(value.value),)
+            if self.whole is None:
+                return bytes, (self._beside(value.value),)
+            self.whole.append(value.value)
+            return _from_whole, (len(self.whole) - 1,)
         if kind is memoryview:
             view = value if value.c_contiguous else memoryview(value.tobytes()).cast("B")
             return _view, (self._beside(view), value.format, value.shape)
@@ -150,6 +161,8 @@ class _Packer(pickle.Pickler):
             if value.closed:
                 raise TypeError("it is closed")
             return _listener, (kind, self._other(value.fileno()))
+        if issubclass(kind, BaseException) and _calls_init_wrong(kind):
+            return _exception, value.__reduce__()
         return NotImplemented
 
 
@@ -163,6 +176,7 @@ class _Opened(threading.local):
     """What came beside the pickle that this thread loads."""
 
     others: list[Any] = []  # noqa: RUF012  # replaced, never written
+    whole: list[bytes] = []  # noqa: RUF012  # the same
 
 
 _opened = _Opened()
@@ -171,6 +185,10 @@ _opened = _Opened()
 def _view(buffer: Any, format: str, shape: tuple[int, ...]) -> memoryview:
     view = memoryview(buffer)
     return view if format == "B" and len(shape) == 1 else view.cast("B").cast(format, shape)  # type: ignore[call-overload]
+
+
+def _from_whole(at: int) -> bytes:
+    return _opened.whole[at]
 
 
 def _end(kind: Any, at: int) -> Any:
@@ -187,6 +205,22 @@ def _listener(kind: Any, at: int) -> Any:
     except BaseException:
         sock.close()
         raise
+
+
+def _calls_init_wrong(kind: Any) -> bool:
+    """Whether pickle would call an `__init__` written in Python with what the exception has in `args`, which is what
+    that gave its base class, and often not what it takes."""
+    return kind.__reduce__ is BaseException.__reduce__ and type(kind.__init__) is FunctionType
+
+
+def _exception(kind: type[BaseException], args: tuple[Any, ...], state: dict[str, Any] | None = None) -> BaseException:
+    """An exception as it was, without its own `__init__`: by the one in C, which some built-in kinds need."""
+    error = kind.__new__(kind, *args)
+    native = next(each.__init__ for each in kind.__mro__ if type(each.__init__) is not FunctionType)  # type: ignore[misc]
+    native(error, *args)
+    if state:
+        error.__setstate__(state)
+    return error
 
 
 # ---- what is said ----
@@ -222,18 +256,31 @@ def pack_error(error: BaseException) -> Parcel:
 
     try:
         text = "".join(traceback.format_exception(error))
-    except Exception:  # an exception whose __str__ fails
+    except _HOSTILE:  # an exception whose __str__ fails
         text = f"{type(error).__name__}, which cannot be printed\n"
     leaves = isinstance(error, SystemExit | KeyboardInterrupt)
     try:
-        pickled = None if leaves else pickle.dumps(error, _PROTOCOL)
-    except Exception:
+        pickled = None if leaves else _pickled(error)
+    except _HOSTILE:
         pickled = None
     try:
         words = str(error)
-    except Exception:
+    except _HOSTILE:
         words = ""
     return Parcel(pickle.dumps((pickled, leaves, type(error).__qualname__, words, text), _PROTOCOL))
+
+
+_HOSTILE = (Exception, SystemExit, GeneratorExit)
+"""What an exception's own methods may raise, without harm to its report."""
+
+
+def _pickled(error: BaseException) -> bytes:
+    file = io.BytesIO()
+    packer = _Packer(file)
+    packer.dump(error)
+    if packer.buffers or packer.others:
+        raise TypeError("it holds what goes beside a pickle")
+    return file.getvalue()
 
 
 def finish(kind: int, parcel: Parcel | None) -> Any:
@@ -255,6 +302,8 @@ def _leaving(name: str, words: str) -> JoinError:
 
 def _rebuilt(pickled: bytes | None, leaves: bool, name: str, words: str, text: str) -> BaseException:
     error: BaseException = _leaving(name, words) if leaves else _unpickled(pickled) or RuntimeError(f"{name}: {words}")
+    if isinstance(error, StopIteration):  # as of a coroutine: raised in ours it would mean that ours returns
+        error = RuntimeError(f"the isolated task raised {name}: {words}")
     error.__cause__ = RemoteTraceback(text)
     return error
 

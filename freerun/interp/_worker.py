@@ -99,16 +99,47 @@ class _Worker:
             if hasattr(value, "__await__"):
                 value = await value
             return RETURNED, pack_result(value)
-        except (Cancelled, GeneratorExit):
+        except (Cancelled, GeneratorExit) as error:
+            _let_go(error)
             return (CANCELLED,)
         except BaseException as error:
-            return RAISED, pack_error(error)
+            _explain(error)
+            failure = pack_error(error)
+            _let_go(error)
+            return RAISED, failure
 
     def _unpack(self, job: WorkerJob) -> Any:
         parcel = job.parcel()
         assert parcel is not None
         self._main_module.provide(parcel)
         return unpack(parcel)
+
+
+def _let_go(error: BaseException | None) -> None:
+    """Of the frames that it came through, which hold the arguments: the engine still has what it has thrown in."""
+    for _ in range(_CHAIN):
+        if error is None:
+            break
+        error.__traceback__ = None
+        error = error.__context__
+
+
+_CHAIN = 64
+"""Exceptions in a chain that are looked at: one may be in a circle."""
+
+
+def _explain(error: BaseException) -> None:
+    """Say what is freerun's part in an error that is none of its own."""
+    if isinstance(error, ImportError) and "subinterpreters" in str(error):
+        error.add_note(
+            "Isolated work runs in interpreters besides the first one here, which this module refuses: use "
+            'freerun.spawn_blocking() for it, or Builder.workers("threads").'
+        )
+    if isinstance(error, AttributeError) and "__mp_main__" in str(error):
+        error.add_note(
+            'What the script defines under if __name__ == "__main__": is not there in other interpreters, which import '
+            "it under another name: define it above."
+        )
 
 
 def _wait_alone(core: Core) -> None:

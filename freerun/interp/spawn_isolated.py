@@ -29,10 +29,12 @@ def spawn_isolated(fn: Any, /, *args: Any) -> JoinHandle[Any]:  # type: ignore[m
     """Run an importable function, sync or async, that shares nothing with its caller; returns its `JoinHandle`.
 
     Arguments, result and exception cross by value: `None`, bool, int, float, str, bytes and tuples of them as they
-    are; a `memoryview` is a view of the same memory; a `TcpListener` or `UnixListener` is one more listener on the same
-    socket; ends of a `freerun.interp.channel` are themselves; the rest is pickled. The function goes by its import
-    path; one of `__main__` as with `multiprocessing`: the script is imported over there, so it guards its main part
-    with `if __name__ == "__main__":`. Context variables do not cross.
+    are (large bytes are copied once, over there; not at all on free-threaded builds); a `memoryview` argument is a view
+    of the same memory, not copied, which both sides see the other write to, and which keeps its owner alive and from
+    being resized for as long as it lives over there (a result's is a copy); a `TcpListener` or `UnixListener` is one
+    more listener on the same socket; ends of a `freerun.interp.channel` are themselves; the rest is pickled. The
+    function goes by its import path; one of `__main__` as with `multiprocessing`: the script is imported over there, so
+    it guards its main part with `if __name__ == "__main__":`. Context variables do not cross.
 
     On Python builds with the GIL it runs in an interpreter with a GIL of its own, of which there are as many as
     `worker_threads`, started when they are needed; each has its own runtime, so that timers, sockets, channels and

@@ -116,8 +116,8 @@ reaper = _Reaper()
 def _after_fork() -> None:
     """In the child: the orphans are the parent's, the thread does not exist, its lock may be held."""
     reaper.__init__()  # type: ignore[misc]  # in place: it was imported by name
-    # By name: what hooks hold outlives an interpreter's last but one garbage collection, and of a native object the last
-    # one does not see that its type goes, too: with the type stays the interpreter's whole memory (10 MiB, CPython 3.14).
+    # By name: what a hook holds is freed by an interpreter's very last garbage collection, which does not see that the
+    # type of a native object goes, too; and with the type stays the interpreter's whole memory (10 MiB, CPython 3.14).
     if spawning := sys.modules.get("freerun.process._spawning"):
         spawning.after_fork()
 

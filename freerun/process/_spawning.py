@@ -251,6 +251,6 @@ _semaphore = Semaphore(AT_ONCE)
 
 
 def after_fork() -> None:
-    """In the child: whoever had a permit is not there. The reaper's hook calls it, and says why this module has none."""
+    """In the child: whoever had a permit is not there. The reaper's hook calls it, and says why none does here."""
     global _semaphore
     _semaphore = Semaphore(AT_ONCE)

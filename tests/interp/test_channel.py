@@ -234,6 +234,23 @@ def test_what_was_not_received_goes_with_the_channel(shared: freerun.Runtime) ->
     shared.block_on(main)
 
 
+def test_a_channel_in_itself() -> None:
+    """A sender in its own channel goes with the receivers; a receiver there would never go, and is refused."""
+    tx, rx = channel(2)
+    witness, seen = channel(1)
+    tx.try_send((tx, witness))
+    tx.close()
+    witness.close()
+    del tx, rx, witness
+    with pytest.raises(freerun.RecvError):
+        seen.blocking_recv()
+    tx, rx = channel(2)
+    with pytest.raises(TypeError, match="Receiver of this very channel"):
+        tx.try_send([rx])
+    tx.try_send(1)
+    assert rx.try_recv() == 1
+
+
 def test_blocking_wait_is_interrupted_by_nothing_but_news() -> None:
     tx, rx = channel(1)
     thread = threading.Timer(0.02, tx.close)

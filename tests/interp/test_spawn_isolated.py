@@ -134,6 +134,108 @@ def test_a_view_keeps_its_shape(shared: freerun.Runtime) -> None:
     assert run(shared, there.describe_view, memoryview(b"")) == ("B", (0,), True, [])
 
 
+@pytest.mark.parametrize("size", [10, 100_000])
+@pytest.mark.parametrize("make", [bytes, bytearray])
+def test_views_in_every_direction(shared: freerun.Runtime, make: Any, size: int) -> None:
+    """As an argument, as a result, through a channel: a memoryview with the same bytes, writable if it was."""
+    data = make(b"abcde" * (size // 5))
+
+    async def main() -> None:
+        tx, rx = freerun.interp.channel(1)
+        (result,) = await spawn_isolated(there.echo, memoryview(data))
+        await tx.send(memoryview(data))
+        for view in (result, await rx.recv()):
+            assert (type(view), view.readonly) == (memoryview, make is bytes)
+            assert view == data
+        if make is bytearray:
+            result[0] = 0  # a copy, and nobody else's
+            assert data[0] == ord("a")
+
+    shared.block_on(main)
+    wait_until(lambda: make is bytes or grows(data))
+
+
+def test_large_bytes_are_not_copied_within_an_interpreter() -> None:
+    data, inner = b"x" * 100_000, b"y" * 100_000
+    with freerun.Builder().worker_threads(2).workers("threads").build() as rt:
+        first, (second, text) = run(rt, there.echo, data, (inner, "text"))
+        assert first is data
+        assert second is inner
+        assert text == "text"
+        changed = bytearray(data)
+        (copy,) = run(rt, there.echo, changed)
+        assert copy == changed
+        assert copy is not changed  # it can be changed, so it goes by value
+
+
+def test_a_view_ends_with_its_block(shared: freerun.Runtime) -> None:
+    """`with memoryview(...)` around the call: nobody holds it any more when the call is over."""
+    data = bytearray(100_000)
+
+    async def main() -> None:
+        for n in range(50):
+            with memoryview(data) as view:
+                handle = spawn_isolated(there.async_echo if n % 2 else there.describe_first, view)
+                if n % 5 == 0:
+                    handle.abort()
+                try:
+                    await handle
+                except freerun.JoinError:
+                    assert n % 5 == 0
+                del handle
+                await until(lambda view=view: can_be_released(view))
+
+    shared.block_on(main)
+
+
+def can_be_released(view: memoryview) -> bool:
+    gc.collect()  # on free-threaded builds, as in grows()
+    try:
+        view.release()
+    except BufferError:
+        return False
+    return True
+
+
+def test_a_view_is_given_back_by_an_abort(shared: freerun.Runtime, tmp_path: Path) -> None:
+    data = bytearray(b"x" * 50_000)
+
+    async def main() -> None:
+        handle = spawn_isolated(there.keep_and_wait, memoryview(data), str(tmp_path / "notes"))
+        await until(lambda: read(tmp_path / "notes"))
+        assert not grows(data)
+        handle.abort()
+        with pytest.raises(freerun.JoinError):
+            await handle
+
+    shared.block_on(main)
+    wait_until(lambda: grows(data))
+    assert data[0] == ord("x")
+
+
+def test_a_view_is_given_back_by_an_interpreter_that_ends() -> None:
+    data = bytearray(b"x" * 50_000)
+    with freerun.Builder.new_current_thread().worker_threads(1).workers("interpreters").build() as rt:
+        run(rt, there.keep, memoryview(data))
+        assert not grows(data)
+    assert grows(data)
+
+
+def test_a_view_outlives_the_interpreter_that_lent_it(interpreters: freerun.Runtime) -> None:
+    async def main() -> list[bytes]:
+        for handle in [spawn_isolated(there.async_sleep, 0.01) for _ in range(8)]:  # both start
+            await handle
+        with pytest.raises(freerun.JoinError):
+            await spawn_isolated(there.lend_and_end)
+        found: list[bytes] = []
+        while len(found) < 2:  # there are two workers again, and one has them
+            handles = [spawn_isolated(there.kept) for _ in range(8)]
+            found = max([await handle for handle in handles], key=len)
+        return found
+
+    assert interpreters.block_on(main) == [b"lent" * 25, b"lent" * 25_000]
+
+
 def test_a_view_as_a_result_is_a_copy(shared: freerun.Runtime) -> None:
     view = run(shared, there.view_of, b"q" * 50_000)
     assert view == b"q" * 50_000
@@ -178,6 +280,30 @@ def test_exceptions_that_cannot_be_rebuilt(shared: freerun.Runtime) -> None:
         run(shared, there.fail_with, there.LocalStateError)
 
 
+def test_exceptions_with_an_init_of_their_own(shared: freerun.Runtime) -> None:
+    with pytest.raises(there.Refused, match="^it refused with 7$") as caught:
+        run(shared, there.refuse)
+    assert caught.value.code == 7
+    with pytest.raises(ExceptionGroup) as group:
+        run(shared, there.refuse_in_a_group)
+    assert group.value.subgroup(there.Refused) is not None
+    assert "refuse_in_a_group" in str(group.value.__cause__)
+    (error,) = run(shared, there.echo, there.Refused("an argument", code=3))
+    assert (str(error), error.code) == ("an argument refused with 3", 3)
+
+
+def test_a_hostile_exception(shared: freerun.Runtime) -> None:
+    with pytest.raises(RuntimeError, match="Hostile"):
+        run(shared, there.fail_with, there.Hostile)
+    assert run(shared, there.echo, 1) == (1,)
+
+
+@pytest.mark.parametrize("kind", [StopIteration, StopAsyncIteration])
+def test_an_exception_that_means_the_end_is_no_result(shared: freerun.Runtime, kind: type[Exception]) -> None:
+    with pytest.raises((RuntimeError, StopAsyncIteration)):
+        run(shared, there.fail_with, kind, 4)
+
+
 def test_sys_exit_and_keyboard_interrupt_end_the_task_only(shared: freerun.Runtime) -> None:
     for fn, args, words in [
         (there.leave, (3,), r"called sys.exit\(\): SystemExit\(3\)"),
@@ -203,8 +329,9 @@ def test_an_import_that_fails(shared: freerun.Runtime) -> None:
 
 
 def test_a_module_that_refuses_interpreters(interpreters: freerun.Runtime) -> None:
-    with pytest.raises(ImportError, match="psutil.* does not support loading in subinterpreters"):
+    with pytest.raises(ImportError, match="psutil.* does not support loading in subinterpreters") as caught:
         run(interpreters, there.import_module, "psutil")
+    assert "spawn_blocking" in caught.value.__notes__[0]
     assert run(interpreters, there.echo, 1) == (1,)
 
 
@@ -228,6 +355,18 @@ def test_handle(shared: freerun.Runtime) -> None:
         assert handle.is_finished()
         assert not handle.abort()
         assert await handle == 0.01  # as of spawn(): kept for as long as the handle is
+
+    shared.block_on(main)
+
+
+def test_awaited_by_two(shared: freerun.Runtime) -> None:
+    async def main() -> None:
+        handle = spawn_isolated(there.async_sleep, 0.01)
+
+        async def take() -> float:
+            return await handle
+
+        assert [await each for each in [freerun.spawn(take), freerun.spawn(take)]] == [0.01, 0.01]
 
     shared.block_on(main)
 

@@ -125,10 +125,22 @@ static int block_getbuffer(PyObject *self, Py_buffer *view, int flags)
     return PyBuffer_FillInfo(view, self, block->bytes, block->size, block->readonly, flags);
 }
 
+/* What was lent within this very interpreter, where isolated work runs on threads, need not wait for the next call. */
+static void drain_own(PyTypeObject *type, bool lent)
+{
+    struct fr_module *mod = lent && ((PyHeapTypeObject *)type)->ht_module ? fr_module_of_type(type) : NULL;
+    if (mod && mod->lender) {
+        fr_lender_drain(mod);
+    }
+}
+
 static void block_dealloc(PyObject *self)
 {
     PyTypeObject *type = Py_TYPE(self);
-    block_unref(((BlockObject *)self)->block);
+    struct fr_block *block = ((BlockObject *)self)->block;
+    bool lent = block->lender != NULL;
+    block_unref(block);
+    drain_own(type, lent);
     type->tp_free(self);
     Py_DECREF(type);
 }
@@ -306,7 +318,10 @@ static void parcel_dealloc(PyObject *self)
 {
     PyTypeObject *type = Py_TYPE(self);
     /* acquire: pairs with fr_parcel_take() */
-    fr_parcel_free(atomic_load_explicit(&((ParcelObject *)self)->parcel, memory_order_acquire));
+    struct fr_parcel *parcel = atomic_load_explicit(&((ParcelObject *)self)->parcel, memory_order_acquire);
+    bool lent = parcel && parcel->count;
+    fr_parcel_free(parcel);
+    drain_own(type, lent);
     type->tp_free(self);
     Py_DECREF(type);
 }

@@ -237,6 +237,17 @@ PyObject *fr_isolated_pipe(PyObject *module, PyObject *capacity)
     return pair;
 }
 
+/* A receiver in its own pipe could be the last one: nobody could take it out, and nothing would ever be freed. */
+static bool holds_own_receiver(const struct fr_pipe *pipe, const struct fr_parcel *parcel)
+{
+    for (Py_ssize_t i = 0; i < parcel->count; i++) {
+        if (parcel->items[i].kind == FR_ITEM_RECEIVER && parcel->items[i].pipe == pipe) {
+            return true;
+        }
+    }
+    return false;
+}
+
 static PyObject *end_push(PyObject *op, PyObject *object)
 {
     PipeEndObject *self = (PipeEndObject *)op;
@@ -246,6 +257,13 @@ static PyObject *end_push(PyObject *op, PyObject *object)
         if (!PyErr_Occurred()) {
             PyErr_SetNone(mod->exc_send);
         }
+        return NULL;
+    }
+    if (holds_own_receiver(self->pipe, parcel)) {
+        fr_parcel_free(parcel);
+        PyErr_SetString(PyExc_TypeError,
+                        "argument 'value' has a Receiver of this very channel in it, which nobody might "
+                        "be left to receive; send it through another channel");
         return NULL;
     }
     int err = fr_mailbox_push(&self->pipe->box, &parcel->mail);
