@@ -309,6 +309,21 @@ static PyObject *pack(PyObject *const *args, Py_ssize_t n)
     return tuple;
 }
 
+/* A copy of the caller's context, or none if no context variable is set there [T4]. False with an exception. */
+static bool inherit_context(struct fr_task *task)
+{
+    task->context = PyContext_CopyCurrent();
+    if (!task->context) {
+        return false;
+    }
+    if (PyMapping_Size(task->context) == 0) {
+        Py_CLEAR(task->context);
+    }
+    return true;
+}
+
+static void discard(struct fr_task *task);
+
 /* A task with references for the owned list and one handle; not published. NULL with an exception. */
 static struct fr_task *task_new(struct fr_runtime *rt, enum fr_task_kind kind, PyObject *what, PyObject *name)
 {
@@ -336,7 +351,10 @@ static struct fr_task *task_new(struct fr_runtime *rt, enum fr_task_kind kind, P
     task->scopes = task->floor = NULL;
     atomic_init(&task->unseen, 0);
     fr_list_node_init(&task->owned);
-    task->context = PyContext_CopyCurrent();
+    if (!inherit_context(task)) {
+        discard(task);
+        return NULL;
+    }
     return task;
 }
 
@@ -452,7 +470,7 @@ static PyObject *spawn(struct fr_runtime *rt, PyObject *what, PyObject *const *a
     }
     task->one_arg = nargs == 1;
     task->args = task->one_arg ? Py_NewRef(args[0]) : pack(args, nargs);
-    if (!task->context || (nargs && !task->args)) {
+    if (nargs && !task->args) {
         discard(task);
         return NULL;
     }
@@ -520,7 +538,7 @@ static PyObject *spawn_blocking(struct fr_runtime *rt, PyObject *fn, PyObject *c
     if (!task) {
         return NULL;
     }
-    if (!task->context || (nargs && !(task->args = pack(args, nargs))) ||
+    if ((nargs && !(task->args = pack(args, nargs))) ||
         (kwnames && PyTuple_GET_SIZE(kwnames) && !(task->result = pack_keywords(args + nargs, kwnames)))) {
         discard(task);
         return NULL;
@@ -562,10 +580,6 @@ PyObject *fr_task_spawn_file(struct fr_runtime *rt, PyObject *op, enum fr_duty d
 {
     struct fr_task *task = task_new(rt, FR_TASK_FILE, op, NULL);
     if (!task) {
-        return NULL;
-    }
-    if (!task->context) {
-        discard(task);
         return NULL;
     }
     task->duty = (uint8_t)duty;
@@ -877,17 +891,57 @@ static PySendResult step(struct fr_task *task, uint64_t state, PyObject **result
     return PyIter_Send(task->coro, Py_None, result);
 }
 
+/* Enters the task's context, and returns it: to be given to leave_context(). A task without one gets the worker's blank
+ * one, unless that is in use: a coroutine is being closed within a poll. NULL with an exception. */
+static PyObject *enter_context(struct fr_task *task)
+{
+    struct fr_worker *worker = fr_thread.worker;
+    PyObject *context = task->context;
+    if (!context && worker && worker->blank) {
+        context = worker->blank;
+        worker->blank = NULL;
+    } else if (!context && !(context = PyContext_New())) {
+        return NULL;
+    }
+    if (PyContext_Enter(context)) {
+        if (context != task->context) {
+            Py_DECREF(context);
+        }
+        return NULL;
+    }
+    return context;
+}
+
+/* A blank one in which a variable was set, or that somebody else knows (a Token does), is the task's own from now on [T4].
+ * This thread may have no worker any more. Keeps a raised exception. */
+static void leave_context(struct fr_task *task, PyObject *context)
+{
+    PyContext_Exit(context); /* it fails only if somebody else exited it, or is in another one within it */
+    if (context == task->context) {
+        return;
+    }
+    struct fr_worker *worker = fr_thread.worker;
+    if (Py_REFCNT(context) > 1 || PyMapping_Size(context) > 0) {
+        task->context = context;
+    } else if (worker && !worker->blank) {
+        worker->blank = context;
+    } else {
+        Py_DECREF(context);
+    }
+}
+
 /* Steps inside the task's context until it waits properly, returns or raises. */
 static PySendResult step_in_context(struct fr_task *task, uint64_t state, PyObject **result)
 {
-    if (PyContext_Enter(task->context)) {
+    PyObject *context = enter_context(task);
+    if (!context) {
         return PYGEN_ERROR;
     }
     PySendResult sent = step(task, state, result);
     while (sent == PYGEN_NEXT && __builtin_expect(*result != FR_TOKEN || fr_thread.wait == FR_WAIT_NONE, 0)) {
         sent = fr_refuse_foreign(task->rt->mod, task->coro, result); /* [L1] */
     }
-    PyContext_Exit(task->context); /* keeps a raised exception; it fails only if somebody else exited it */
+    leave_context(task, context);
     return sent;
 }
 
@@ -954,12 +1008,13 @@ void fr_task_close(struct fr_task *task)
         fr_state_end_poll(&task->state); /* it stays, and with it the runtime's memory: the kernel has its buffer */
         return;
     }
-    if (task->kind == FR_TASK_CORO && task->coro && PyContext_Enter(task->context) == 0) {
+    PyObject *context = task->kind == FR_TASK_CORO && task->coro ? enter_context(task) : NULL;
+    if (context) {
         struct fr_task *outer = fr_thread.task;
         fr_thread.task = task; /* its finally blocks may look at themselves, but not wait any more */
         fr_close_quietly(task->rt->mod, task->coro);
         fr_thread.task = outer;
-        PyContext_Exit(task->context);
+        leave_context(task, context);
     }
     PyErr_Clear(); /* the context was entered elsewhere: nothing more can be done for this task */
     fr_task_complete(task, FR_OUT_CANCELLED, NULL);
@@ -973,11 +1028,12 @@ void fr_task_run_blocking(struct fr_task *task)
         return;
     }
     PyObject *result = NULL;
-    if (PyContext_Enter(task->context) == 0) {
+    PyObject *context = enter_context(task);
+    if (context) {
         PyObject *empty = task->args ? NULL : PyTuple_New(0);
         result = PyObject_Call(task->coro, task->args ? task->args : empty, task->result);
         Py_XDECREF(empty);
-        PyContext_Exit(task->context);
+        leave_context(task, context);
     }
     if (result) {
         fr_task_complete(task, FR_OUT_RETURNED, result);
