@@ -6,7 +6,8 @@ import contextvars
 import threading
 from typing import Any
 
-from support import MULTI, every_flavor, only
+import pytest
+from support import MULTI, Flavor, every_flavor, only
 
 import freerun
 
@@ -156,3 +157,92 @@ async def test_a_context_held_elsewhere() -> None:
     assert await freerun.spawn(read) == "unset"
     done.set()
     thread.join()
+
+
+def without_variables(rt: freerun.Runtime, main: Any) -> Any:
+    """Run a main task from a context in which no variable is set: its tasks share one until they set one."""
+    return contextvars.Context().run(rt.block_on, main)
+
+
+def test_a_task_that_sets_one_leaves_the_others_without(rt: freerun.Runtime) -> None:
+    async def sets(i: int) -> None:
+        await freerun.yield_now()
+        var.set(i)
+        await freerun.yield_now()
+        assert var.get() == i
+
+    async def sets_none() -> None:
+        for _ in range(4):
+            assert len(contextvars.copy_context()) == 0
+            await freerun.yield_now()
+
+    async def main() -> None:
+        for each in [freerun.spawn(sets, i) if i % 3 else freerun.spawn(sets_none) for i in range(60)]:
+            await each
+        await sets_none()
+
+    without_variables(rt, main)
+
+
+def test_a_variable_set_and_reset_in_one_step_is_unset(rt: freerun.Runtime) -> None:
+    async def sets_and_resets() -> contextvars.Token[Any]:
+        first, second = var.set(1), var.set(2)
+        var.reset(first)  # nothing is set now, and the other Token still belongs here
+        await freerun.yield_now()
+        assert var.get() == "unset"
+        return second
+
+    async def resets(token: contextvars.Token[Any]) -> None:
+        with pytest.raises(ValueError, match="different Context"):
+            var.reset(token)
+        assert var.get() == "unset"
+
+    async def main() -> None:
+        for _ in range(10):
+            await freerun.spawn(resets, await freerun.spawn(sets_and_resets))
+
+    without_variables(rt, main)
+
+
+def test_one_that_raises_or_blocks_after_setting(rt: freerun.Runtime) -> None:
+    async def fails() -> None:
+        var.set("failed")
+        raise LookupError
+
+    async def blocks() -> None:
+        freerun.block_in_place(var.set, "in place")
+        await freerun.yield_now()
+        assert var.get() == "in place"
+
+    async def main() -> None:
+        for _ in range(10):
+            with pytest.raises(LookupError):
+                await freerun.spawn(fails)
+            if rt.metrics().num_workers > 1:
+                await freerun.spawn(blocks)
+            await freerun.spawn_blocking(var.set, "pool")
+            assert await freerun.spawn_blocking(var.get) == "unset"
+            assert await freerun.spawn(read) == "unset"
+
+    without_variables(rt, main)
+
+
+def test_one_that_is_cancelled_by_the_shutdown(flavor: Flavor) -> None:
+    """At the end of the runtime coroutines are stepped one last time."""
+    seen: list[Any] = []
+
+    async def waits() -> None:
+        try:
+            await freerun.lowlevel.park()
+        finally:
+            seen.append(var.get())
+            var.set("closing")
+
+    async def main() -> None:
+        for _ in range(5):
+            freerun.spawn(waits)
+        await freerun.yield_now()
+
+    with flavor.builder().build() as rt:
+        without_variables(rt, main)
+    assert set(seen) <= {"unset"}

@@ -79,6 +79,7 @@ struct fr_worker {
     struct fr_free_list free[FR_FREE_KINDS];
     PyObject *stop_iteration; /* reused to return values from leaves; see fr_leaf_return() */
     bool returned;            /* it holds a value still; see fr_leaf_forget() */
+    PyObject *blank;          /* an empty context; NULL: in use, or not made yet. See task.h [T4] */
     struct fr_site_cache sites[FR_SITE_CACHE];
 
     /* Shared: the owner writes (relaxed: monitoring), others read. */

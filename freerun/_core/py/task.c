@@ -309,6 +309,21 @@ static PyObject *pack(PyObject *const *args, Py_ssize_t n)
     return tuple;
 }
 
+/* A copy of the caller's context, or none if no context variable is set there [T4]. False with an exception. */
+static bool inherit_context(struct fr_task *task)
+{
+    task->context = PyContext_CopyCurrent();
+    if (!task->context) {
+        return false;
+    }
+    if (PyMapping_Size(task->context) == 0) {
+        Py_CLEAR(task->context);
+    }
+    return true;
+}
+
+static void discard(struct fr_task *task);
+
 /* A task with references for the owned list and one handle; not published. NULL with an exception. */
 static struct fr_task *task_new(struct fr_runtime *rt, enum fr_task_kind kind, PyObject *what, PyObject *name)
 {
@@ -337,7 +352,10 @@ static struct fr_task *task_new(struct fr_runtime *rt, enum fr_task_kind kind, P
     task->scopes = task->floor = NULL;
     atomic_init(&task->unseen, 0);
     fr_list_node_init(&task->owned);
-    task->context = PyContext_CopyCurrent();
+    if (!inherit_context(task)) {
+        discard(task);
+        return NULL;
+    }
     return task;
 }
 
@@ -471,7 +489,7 @@ static PyObject *spawn(struct fr_runtime *rt, PyObject *what, PyObject *const *a
     }
     task->one_arg = nargs == 1;
     task->args = task->one_arg ? Py_NewRef(args[0]) : pack(args, nargs);
-    if (!task->context || (nargs && !task->args)) {
+    if (nargs && !task->args) {
         discard(task);
         return NULL;
     }
@@ -539,7 +557,7 @@ static PyObject *spawn_blocking(struct fr_runtime *rt, PyObject *fn, PyObject *c
     if (!task) {
         return NULL;
     }
-    if (!task->context || (nargs && !(task->args = pack(args, nargs))) ||
+    if ((nargs && !(task->args = pack(args, nargs))) ||
         (kwnames && PyTuple_GET_SIZE(kwnames) && !(task->result = pack_keywords(args + nargs, kwnames)))) {
         discard(task);
         return NULL;
@@ -581,10 +599,6 @@ PyObject *fr_task_spawn_file(struct fr_runtime *rt, PyObject *op, enum fr_duty d
 {
     struct fr_task *task = task_new(rt, FR_TASK_FILE, op, NULL);
     if (!task) {
-        return NULL;
-    }
-    if (!task->context) {
-        discard(task);
         return NULL;
     }
     task->duty = (uint8_t)duty;
@@ -896,33 +910,70 @@ static PySendResult step(struct fr_task *task, uint64_t state, PyObject **result
     return PyIter_Send(task->coro, Py_None, result);
 }
 
-/* 1, 0: another task is being polled in the context that both were given, and this one waits in line for it; or -1 with an exception: somebody has entered it
- * who is no task. CPython 3.13 does not notice two threads that enter one context at once. */
-static int enter_context(struct fr_task *task)
+/* The given one is entered by one task at a time. 1, 0: another task is being polled in it, and this one waits in line, or
+ * -1 with an exception: somebody has entered it who is no task. CPython 3.13 does not notice two threads that enter one
+ * context at once. */
+static int enter_given(struct fr_task *task)
 {
-    if (__builtin_expect(task->in_given, 0)) {
-        int claimed = fr_context_claim(task);
-        if (claimed == 1 && PyContext_Enter(task->context)) {
-            fr_context_unclaim(task->context);
-            claimed = -1;
-        }
-        return claimed;
+    int claimed = fr_context_claim(task);
+    if (claimed == 1 && PyContext_Enter(task->context)) {
+        fr_context_unclaim(task->context);
+        claimed = -1;
     }
-    return PyContext_Enter(task->context) ? -1 : 1;
+    return claimed;
 }
 
-static void exit_context(struct fr_task *task)
+/* Enters the task's context, which is *context then: to be given to leave_context(). A task without one gets the worker's
+ * blank one, unless that is in use: a coroutine is being closed within a poll. 1, or as enter_given(). */
+static int enter_context(struct fr_task *task, PyObject **context)
 {
-    PyContext_Exit(task->context); /* keeps a raised exception; it fails only if somebody else exited it */
+    struct fr_worker *worker = fr_thread.worker;
+    PyObject *own = *context = task->context;
     if (__builtin_expect(task->in_given, 0)) {
-        fr_context_unclaim(task->context);
+        return enter_given(task);
+    }
+    if (!own && worker && worker->blank) {
+        *context = worker->blank;
+        worker->blank = NULL;
+    } else if (!own && !(*context = PyContext_New())) {
+        return -1;
+    }
+    if (PyContext_Enter(*context)) {
+        if (*context != own) {
+            Py_DECREF(*context);
+        }
+        return -1;
+    }
+    return 1;
+}
+
+/* A blank one in which a variable was set, or that somebody else knows (a Token does), is the task's own from now on [T4].
+ * This thread may have no worker any more. Keeps a raised exception. */
+static void leave_context(struct fr_task *task, PyObject *context)
+{
+    PyContext_Exit(context); /* it fails only if somebody else exited it, or is in another one within it */
+    if (__builtin_expect(task->in_given, 0)) {
+        fr_context_unclaim(context);
+        return;
+    }
+    if (context == task->context) {
+        return;
+    }
+    struct fr_worker *worker = fr_thread.worker;
+    if (Py_REFCNT(context) > 1 || PyMapping_Size(context) > 0) {
+        task->context = context;
+    } else if (worker && !worker->blank) {
+        worker->blank = context;
+    } else {
+        Py_DECREF(context);
     }
 }
 
 /* Steps inside the task's context until it waits properly, returns or raises. */
 static PySendResult step_in_context(struct fr_task *task, uint64_t state, PyObject **result)
 {
-    int entered = enter_context(task);
+    PyObject *context;
+    int entered = enter_context(task, &context);
     if (__builtin_expect(entered < 0, 0)) {
         if (task->kind == FR_TASK_CORO) {
             fr_close_quietly(task->rt->mod, task->coro);
@@ -937,7 +988,7 @@ static PySendResult step_in_context(struct fr_task *task, uint64_t state, PyObje
     while (sent == PYGEN_NEXT && __builtin_expect(*result != FR_TOKEN || fr_thread.wait == FR_WAIT_NONE, 0)) {
         sent = fr_refuse_foreign(task->rt->mod, task->coro, result); /* [L1] */
     }
-    exit_context(task);
+    leave_context(task, context);
     return sent;
 }
 
@@ -1001,7 +1052,8 @@ enum fr_poll_result fr_task_poll(struct fr_task *task)
 /* Its finally blocks may look at themselves, but not wait any more. */
 static void close_coroutine(struct fr_task *task)
 {
-    bool entered = enter_context(task) == 1;
+    PyObject *context;
+    bool entered = enter_context(task, &context) == 1;
     if (!entered) {
         PyErr_Clear();
         if (!task->in_given) {
@@ -1013,7 +1065,7 @@ static void close_coroutine(struct fr_task *task)
     fr_close_quietly(task->rt->mod, task->coro);
     fr_thread.task = outer;
     if (entered) {
-        exit_context(task);
+        leave_context(task, context);
     }
 }
 
@@ -1041,11 +1093,12 @@ void fr_task_run_blocking(struct fr_task *task)
         return;
     }
     PyObject *result = NULL;
-    if (PyContext_Enter(task->context) == 0) {
+    PyObject *context;
+    if (enter_context(task, &context) == 1) {
         PyObject *empty = task->args ? NULL : PyTuple_New(0);
         result = PyObject_Call(task->coro, task->args ? task->args : empty, task->result);
         Py_XDECREF(empty);
-        PyContext_Exit(task->context);
+        leave_context(task, context);
     }
     if (result) {
         fr_task_complete(task, FR_OUT_RETURNED, result);

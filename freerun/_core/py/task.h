@@ -18,6 +18,9 @@
  * INVARIANTS T1 only the holder of RUNNING touches the coroutine.
  *            T2 COMPLETE is set exactly once, after result and outcome are written.
  *            T3 exactly one of {completion, JoinHandle's dealloc} drops result and name: the state word arbitrates.
+ *            T4 `context` is NULL as long as no context variable is set in it. Then a step enters a blank context, which
+ *               one step at a time uses; left with a variable in it, or shared with a Token, it becomes the task's. So
+ *               a task that has nothing to do with context variables costs no context.
  * LOCKS      `lock` is a leaf; waking happens after it is released.
  * SHUTDOWN   every task is aborted, then closed: see runtime.c.
  * PROVED BY  tests/task/test_task_combinations.py

@@ -823,6 +823,7 @@ void fr_worker_clear(struct fr_worker *worker)
     }
     fr_oneshot_free_channels(worker);
     Py_CLEAR(worker->stop_iteration);
+    Py_CLEAR(worker->blank);
 }
 
 static void set_asyncgen_hooks(struct fr_runtime *rt)

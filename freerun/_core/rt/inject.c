@@ -229,16 +229,32 @@ void fr_inject_push_reserved(struct fr_inject *q, struct fr_inject_block *reserv
 
 /* -- pop ------------------------------------------------------------------------------------------------------- */
 
-/* Takes the item out of a slot that we claimed, and frees the block if that is our turn. */
-static void *fr_inject_slot_take(struct fr_inject *q, struct fr_inject_block *block, uint32_t offset)
+/* The item of a slot that we claimed, as soon as it is there. */
+static inline void *fr_inject_slot_item(struct fr_inject_slot *slot)
 {
-    struct fr_inject_slot *slot = &block->slots[offset];
     uint32_t step = 0;
     /* acquire pairs with fr_inject_slot_put() [J3] */
     while (!(atomic_load_explicit(&slot->state, memory_order_acquire) & FR_SLOT_WRITE)) {
         fr_cpu_backoff(&step);
     }
-    void *item = slot->item;
+    return slot->item;
+}
+
+/* Takes the items of a block that we claimed from its first slot to its last: no other popper has to do with it, so no
+ * slot needs READ [J3]. */
+static void fr_inject_block_take(struct fr_inject *q, struct fr_inject_block *block, void **out)
+{
+    for (uint32_t i = 0; i < FR_INJECT_BLOCK; i++) {
+        out[i] = fr_inject_slot_item(&block->slots[i]);
+    }
+    fr_inject_block_free(q, block);
+}
+
+/* Takes the item out of a slot that we claimed, and frees the block if that is our turn. */
+static void *fr_inject_slot_take(struct fr_inject *q, struct fr_inject_block *block, uint32_t offset)
+{
+    struct fr_inject_slot *slot = &block->slots[offset];
+    void *item = fr_inject_slot_item(slot);
     if (offset + 1 == FR_INJECT_BLOCK) {
         fr_inject_block_retire(q, block, 0);
         /* acq_rel pairs with fr_inject_block_retire() [J3] */
@@ -329,6 +345,11 @@ uint32_t fr_inject_pop_batch(struct fr_inject *q, void **out, uint32_t max)
         uint32_t offset, n = fr_inject_claim(q, max - got, &block, &offset);
         if (n == 0) {
             break;
+        }
+        if (n == FR_INJECT_BLOCK) {
+            fr_inject_block_take(q, block, out + got);
+            got += n;
+            continue;
         }
         /* The block lives until the last of our slots is READ [J3]. */
         for (uint32_t i = 0; i < n; i++) {

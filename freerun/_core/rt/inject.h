@@ -24,7 +24,9 @@
  *             J2  head <= tail, and the block pointer is stored before the index which enters the block: so a CAS
  *                 that succeeds on an index vouches for the block pointer loaded after that index.
  *             J3  A block is freed exactly once, after each of its slots was read: by the reader of the last slot or
- *                 by the slowest reader, to whom DESTROY hands the duty.
+ *                 by the slowest reader, to whom DESTROY hands the duty. Who claimed all of its slots in one run is
+ *                 both, and marks none of them: the waits for WRITE are the last that pushers have to do with the
+ *                 block, and head left it with the claim.
  *             J4  close is a point in tail's modification order: a push that claimed before it was accepted and will
  *                 be popped by whoever drains until empty, one that comes after is refused.
  *             J5  A push is seq_cst on tail before the pusher loads the idle word, and fr_inject_is_empty() loads
