@@ -8,7 +8,18 @@ import weakref
 from typing import Any
 
 import pytest
-from support import PATIENCE, check_script, every_flavor, in_threads, is_freed, is_parked, seeded, until
+from support import (
+    MULTI,
+    PATIENCE,
+    check_script,
+    every_flavor,
+    in_threads,
+    is_freed,
+    is_parked,
+    only,
+    seeded,
+    until,
+)
 from sync_support import parked, put_in_line
 
 import freerun
@@ -180,6 +191,67 @@ async def test_a_guard_after_its_end() -> None:
         of_block.release()
         assert mutex.is_locked()
         assert other.value == 0
+
+
+@every_flavor
+async def test_only_guards_that_nobody_kept_are_used_again() -> None:
+    mutex = Mutex(0)
+    kept = []
+    for i in range(5):
+        async with mutex:
+            pass
+        async with mutex as guard:
+            kept.append(guard)
+            guard.value += 1
+        async with mutex.lock() as guard:
+            assert guard.value == i + 1
+            kept.append(guard)
+        (await mutex.lock()).release()
+    assert len({id(guard) for guard in kept}) == 10
+    async with mutex:
+        for guard in kept:
+            guard.release()  # harmless
+            with pytest.raises(RuntimeError, match="not hold its mutex any more"):
+                guard.value
+        assert mutex.is_locked()
+
+
+@every_flavor
+async def test_blocks_in_blocks() -> None:
+    """The last guard that was returned is another mutex's, or has a lock, and nobody has it."""
+    outer, inner = Mutex(1), Mutex(2)
+    for _ in range(3):
+        async with outer:
+            async with inner as guard:
+                assert guard.mutex is inner
+                assert guard.value == 2
+            del guard
+            await inner.lock()  # dropped at once
+            async with inner:
+                assert outer.is_locked()
+                assert inner.is_locked()
+            await inner.lock()
+        async with outer as guard:
+            assert guard.value == 1
+            assert not inner.is_locked()
+    assert not outer.is_locked()
+
+
+@only(*MULTI)
+def test_a_worker_that_changes_its_thread(rt: freerun.Runtime) -> None:
+    """What it returns values with was made by the thread before."""
+    mutex = Mutex(1)
+
+    async def main() -> None:
+        for _ in range(10):
+            async with mutex as guard:
+                assert guard.value == 1
+            freerun.block_in_place(lambda: None)
+            assert (await mutex.lock()).value == 1
+            await freerun.yield_now()
+
+    rt.block_on(main)
+    assert not mutex.is_locked()
 
 
 @every_flavor

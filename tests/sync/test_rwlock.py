@@ -288,6 +288,37 @@ async def test_a_guard_is_for_one_time() -> None:
 
 
 @every_flavor
+async def test_only_guards_that_nobody_kept_are_used_again() -> None:
+    lock, other = RwLock(0), RwLock(7)
+    kept: list[Any] = []
+    for i in range(5):
+        async with lock.read():
+            pass
+        async with lock.write():
+            (await other.read()).release()
+        async with lock.write() as guard:
+            guard.value = i
+            guard.downgrade()
+        del guard
+        async with lock.write() as writes:  # not what was downgraded
+            writes.value += 1
+            kept.append(writes)
+        for _ in range(2):
+            async with lock.read() as reads:
+                assert reads.value == i + 1
+                kept.append(reads)
+        await other.write()  # dropped at once
+        assert (await other.read()).value == 7
+    assert len({id(guard) for guard in kept}) == 15
+    for guard in kept:
+        guard.release()  # harmless
+        with pytest.raises(RuntimeError, match="released"):
+            guard.value
+    assert_free(lock)
+    assert_free(other)
+
+
+@every_flavor
 async def test_a_guard_that_two_tasks_await() -> None:
     lock = RwLock(0)
     holder = await lock.write()

@@ -44,15 +44,6 @@ int fr_inner_open(struct fr_module *mod, PyObject **inner, bool *claimed)
     return fr_inner_claim(mod, *inner, claimed);
 }
 
-void fr_inner_drop(PyObject **inner, bool *claimed)
-{
-    if (*claimed) {
-        *claimed = false;
-        fr_unclaim(*inner);
-    }
-    Py_CLEAR(*inner);
-}
-
 PySendResult fr_inner_throw(struct fr_module *mod, PyObject *inner, PyObject *const *args, Py_ssize_t nargs,
                             PyObject **result)
 {

@@ -39,8 +39,23 @@
 int fr_inner_open(struct fr_module *mod, PyObject **inner, bool *claimed);
 /* The second half of that. */
 int fr_inner_claim(struct fr_module *mod, PyObject *inner, bool *claimed);
+
+/* The usual case: a coroutine that nobody else has. There is nothing to open, and nothing to claim. */
+static inline bool fr_inner_is_own(PyObject *inner)
+{
+    return PyCoro_CheckExact(inner) && Py_REFCNT(inner) == 1;
+}
+
 /* Lets go of it. It may be NULL. */
-void fr_inner_drop(PyObject **inner, bool *claimed);
+static inline void fr_inner_drop(PyObject **inner, bool *claimed)
+{
+    if (*claimed) {
+        *claimed = false;
+        fr_unclaim(*inner);
+    }
+    Py_CLEAR(*inner);
+}
+
 /* throw() with a throw()'s arguments; the result is as of a send(). */
 PySendResult fr_inner_throw(struct fr_module *mod, PyObject *inner, PyObject *const *args, Py_ssize_t nargs,
                             PyObject **result);

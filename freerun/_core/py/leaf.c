@@ -90,11 +90,24 @@ PyObject *fr_leaf_self(PyObject *self)
     return Py_NewRef(self);
 }
 
-/* The worker's own StopIteration, if nobody else got hold of it. */
+/* Counting references to it costs no atomic. */
+static bool is_of_this_thread(PyObject *object)
+{
+#ifdef Py_GIL_DISABLED
+    return _Py_IsOwnedByCurrentThread(object);
+#else
+    (void)object;
+    return true;
+#endif
+}
+
+/* The worker's own StopIteration, if nobody else got hold of it. One that was made by another thread, which ran this
+ * worker before, would do as well, but for two atomics per await. */
 static PyStopIterationObject *reusable_stop(struct fr_worker *worker)
 {
     PyStopIterationObject *stop = worker ? (PyStopIterationObject *)worker->stop_iteration : NULL;
-    if (!stop || Py_REFCNT(stop) != 1 || stop->traceback || stop->context || stop->cause) {
+    if (!stop || !is_of_this_thread((PyObject *)stop) || Py_REFCNT(stop) != 1 || stop->traceback || stop->context ||
+        stop->cause) {
         return NULL;
     }
     return stop;
@@ -114,6 +127,17 @@ static PyObject *return_slowly(struct fr_worker *worker, PyObject *value)
     }
     PyErr_SetRaisedException(stop);
     return NULL;
+}
+
+PyObject *fr_leaf_take_back(PyTypeObject *type)
+{
+    PyStopIterationObject *stop = reusable_stop(fr_thread.worker);
+    PyObject *value = stop ? stop->value : NULL;
+    if (!value || Py_TYPE(value) != type || !is_of_this_thread(value) || Py_REFCNT(value) != 1) {
+        return NULL;
+    }
+    stop->value = Py_NewRef(Py_None);
+    return value;
 }
 
 void fr_leaf_forget(struct fr_worker *worker)

@@ -116,6 +116,9 @@ int fr_leaf_may_block(const char *function, const char *instead);
 int fr_leaf_wait_event(struct fr_event *event, int64_t timeout_ns);
 /* Ends the await with `value` (stolen); always returns NULL. */
 PyObject *fr_leaf_return(PyObject *value);
+/* What the last leaf of this worker returned, if it is of that type and nobody else has it any more: the caller's, to be
+ * made what a new one would be. NULL: there is none. */
+PyObject *fr_leaf_take_back(PyTypeObject *type);
 /* After a poll: the worker's exception lets go of what the last leaf returned. */
 void fr_leaf_forget(struct fr_worker *worker);
 PyObject *fr_leaf_self(PyObject *self);
@@ -171,18 +174,35 @@ static inline void **fr_free_link(PyObject *object)
     return (void **)(object + 1);
 }
 
+/* From the worker's free list, NULL: there is none. */
+static inline PyObject *fr_recycle(PyTypeObject *type, enum fr_free_kind kind)
+{
+    struct fr_worker *worker = fr_thread.worker;
+    if (!worker || !worker->free[kind].head || worker->free[kind].type != type) {
+        return NULL;
+    }
+    PyObject *object = worker->free[kind].head;
+    worker->free[kind].head = *fr_free_link(object);
+    worker->free[kind].count--;
+    _Py_NewReference(object);
+    return object;
+}
+
 /* A new object of a non-GC type; fields after the header are whatever they were. */
 static inline PyObject *fr_alloc(PyTypeObject *type, enum fr_free_kind kind)
 {
-    struct fr_worker *worker = fr_thread.worker;
-    if (worker && worker->free[kind].head && worker->free[kind].type == type) {
-        PyObject *object = worker->free[kind].head;
-        worker->free[kind].head = *fr_free_link(object);
-        worker->free[kind].count--;
-        _Py_NewReference(object);
-        return object;
+    PyObject *object = fr_recycle(type, kind);
+    return object ? object : type->tp_alloc(type, 0);
+}
+
+/* The same of a GC type: the caller tracks it, once its fields are set. */
+static inline PyObject *fr_alloc_gc(PyTypeObject *type, enum fr_free_kind kind)
+{
+    PyObject *object = fr_recycle(type, kind);
+    if (!object && (object = type->tp_alloc(type, 0))) {
+        PyObject_GC_UnTrack(object);
     }
-    return type->tp_alloc(type, 0);
+    return object;
 }
 
 static inline void fr_dealloc(PyObject *object, enum fr_free_kind kind)

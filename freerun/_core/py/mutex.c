@@ -4,7 +4,8 @@
  * OWNERSHIP  the Mutex owns the value; a guard holds its Mutex. A guard is the leaf that locks as well, see acquire.h.
  *            `async with mutex` gives the lock to the block, not to the guard: nothing ties the end of the block to a
  *            guard, which nobody may have kept. Such a guard is good for as long as `scope` is its own.
- * FIELDS     value    under a critical section of the Mutex: a guard may be shared by threads
+ * FIELDS     mod      constant
+ *            value    under a critical section of the Mutex: a guard may be shared by threads
  *            scope    who holds the mutex writes: +1 at the begin of a block and +1 at its end, so it is odd inside of
  *                     one; guards of any age read it
  *            guard->acquire  whoever has entered `stepping`
@@ -24,6 +25,7 @@ typedef struct {
     PyObject_HEAD
     struct fr_sem sem;
     _Atomic uint64_t scope;
+    struct fr_module *mod;
     PyObject *value;
     PyObject *weakrefs;
 } MutexObject;
@@ -42,18 +44,34 @@ typedef struct {
     uint8_t kind;
 } GuardObject;
 
-static GuardObject *guard_new(struct fr_module *mod, MutexObject *mutex, enum guard_kind kind,
-                              enum fr_acquire_state state)
+static GuardObject *guard_alloc(MutexObject *mutex)
 {
-    GuardObject *guard = (GuardObject *)fr_alloc(mod->guard_type, FR_FREE_GUARD);
+    GuardObject *guard = (GuardObject *)fr_alloc_gc(mutex->mod->guard_type, FR_FREE_GUARD);
     if (guard) {
         guard->mutex = (MutexObject *)Py_NewRef((PyObject *)mutex);
+        PyObject_GC_Track(guard);
+    }
+    return guard;
+}
+
+/* The last one that was awaited: mostly it is over, and nobody has kept it. */
+static GuardObject *guard_again(MutexObject *mutex)
+{
+    GuardObject *guard = (GuardObject *)fr_leaf_take_back(mutex->mod->guard_type);
+    if (guard && (guard->mutex != mutex || guard->acquire.state != FR_ACQUIRE_OVER)) {
+        Py_CLEAR(guard);
+    }
+    return guard;
+}
+
+static GuardObject *guard_new(MutexObject *mutex, enum guard_kind kind, enum fr_acquire_state state)
+{
+    GuardObject *guard = guard_again(mutex);
+    guard = guard ? guard : guard_alloc(mutex);
+    if (guard) {
         guard->scope = 0;
         guard->kind = (uint8_t)kind;
         fr_acquire_init(&guard->acquire, 1, state);
-        if (!PyObject_GC_IsTracked((PyObject *)guard)) {
-            PyObject_GC_Track(guard);
-        }
     }
     return guard;
 }
@@ -275,7 +293,7 @@ static PyObject *guard_aexit(PyObject *op, PyObject *const *Py_UNUSED(args), Py_
     if (unlock((GuardObject *)op)) {
         return NULL;
     }
-    return Py_NewRef(fr_module_of_type(Py_TYPE(op))->ready);
+    return Py_NewRef(((GuardObject *)op)->mutex->mod->ready);
 }
 
 FR_LEAF_THROW_AND_CLOSE(guard, guard_let_go)
@@ -338,6 +356,7 @@ static PyObject *mutex_new(PyTypeObject *type, PyObject *args, PyObject *kwargs)
     if (self) {
         fr_sem_init(&self->sem, 1, fr_acquire_granted);
         atomic_init(&self->scope, 0);
+        self->mod = fr_module_of_type(type);
         self->value = Py_NewRef(value);
     }
     return (PyObject *)self;
@@ -374,21 +393,20 @@ static void mutex_dealloc(PyObject *op)
 
 static PyObject *mutex_lock(PyObject *op, PyObject *Py_UNUSED(ignored))
 {
-    return (PyObject *)guard_new(fr_module_of_type(Py_TYPE(op)), (MutexObject *)op, PLAIN, FR_ACQUIRE_NEW);
+    return (PyObject *)guard_new((MutexObject *)op, PLAIN, FR_ACQUIRE_NEW);
 }
 
 static PyObject *mutex_try_lock(PyObject *op, PyObject *Py_UNUSED(ignored))
 {
     MutexObject *self = (MutexObject *)op;
-    struct fr_module *mod = fr_module_of_type(Py_TYPE(op));
     if (fr_sem_try_acquire(&self->sem, 1)) {
         fr_acquire_settle();
         if (fr_sem_try_acquire(&self->sem, 1)) {
-            PyErr_SetString(mod->exc_would_block, "the mutex is locked");
+            PyErr_SetString(self->mod->exc_would_block, "the mutex is locked");
             return NULL;
         }
     }
-    GuardObject *guard = guard_new(mod, self, PLAIN, FR_ACQUIRE_HELD);
+    GuardObject *guard = guard_new(self, PLAIN, FR_ACQUIRE_HELD);
     if (!guard) {
         fr_sem_release(&self->sem, 1);
     }
@@ -401,7 +419,7 @@ static PyObject *mutex_blocking_lock(PyObject *op, PyObject *Py_UNUSED(ignored))
     if (fr_leaf_may_block("blocking_lock", "lock") || fr_acquire_blocking(&self->sem, 1)) {
         return NULL;
     }
-    GuardObject *guard = guard_new(fr_module_of_type(Py_TYPE(op)), self, PLAIN, FR_ACQUIRE_HELD);
+    GuardObject *guard = guard_new(self, PLAIN, FR_ACQUIRE_HELD);
     if (!guard) {
         fr_sem_release(&self->sem, 1);
     }
@@ -418,11 +436,10 @@ static PyObject *mutex_is_locked(PyObject *op, PyObject *Py_UNUSED(ignored))
 static PyObject *mutex_aenter(PyObject *op, PyObject *Py_UNUSED(ignored))
 {
     MutexObject *self = (MutexObject *)op;
-    struct fr_module *mod = fr_module_of_type(Py_TYPE(op));
     if (!fr_thread.task || !fr_leaf_spend() || fr_sem_try_acquire(&self->sem, 1)) {
-        return (PyObject *)guard_new(mod, self, BLOCK, FR_ACQUIRE_NEW);
+        return (PyObject *)guard_new(self, BLOCK, FR_ACQUIRE_NEW);
     }
-    GuardObject *guard = guard_new(mod, self, EAGER, FR_ACQUIRE_HELD);
+    GuardObject *guard = guard_new(self, EAGER, FR_ACQUIRE_HELD);
     if (!guard) {
         fr_sem_release(&self->sem, 1);
     }
@@ -441,7 +458,7 @@ static PyObject *mutex_aexit(PyObject *op, PyObject *const *Py_UNUSED(args), Py_
     }
     atomic_store_explicit(&self->scope, scope + 1, memory_order_relaxed); /* see guard_got() */
     fr_sem_release(&self->sem, 1);                                        /* [MU2] */
-    return Py_NewRef(fr_module_of_type(Py_TYPE(op))->ready);
+    return Py_NewRef(self->mod->ready);
 }
 
 static PyObject *mutex_repr(PyObject *op)

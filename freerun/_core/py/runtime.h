@@ -77,7 +77,7 @@ struct fr_worker {
     uint32_t free_channel_count;
     struct fr_channel *free_channels; /* oneshot.c */
     struct fr_free_list free[FR_FREE_KINDS];
-    PyObject *stop_iteration; /* reused to return values from leaves; see fr_leaf_return() */
+    PyObject *stop_iteration; /* reused to return values from leaves, or NULL; see fr_leaf_return() */
     bool returned;            /* it holds a value still; see fr_leaf_forget() */
     PyObject *blank;          /* an empty context; NULL: in use, or not made yet. See task.h [T4] */
     struct fr_site_cache sites[FR_SITE_CACHE];
@@ -220,7 +220,7 @@ void fr_notify(struct fr_runtime *rt);
 void fr_unpark_worker(struct fr_runtime *rt, uint32_t index);
 void fr_driver_wake_task(void *rt, void *task);
 bool fr_forked(struct fr_runtime *rt); /* this is the child of a fork; a worker thread ends the process */
-int fr_worker_init(struct fr_worker *worker, struct fr_runtime *rt, uint32_t index);
+void fr_worker_init(struct fr_worker *worker, struct fr_runtime *rt, uint32_t index);
 void fr_worker_clear(struct fr_worker *worker);
 /* A turn of the driver, which the caller owns. */
 int fr_turn(struct fr_runtime *rt, int64_t timeout_ns);

@@ -5,8 +5,8 @@
  *
  * THREADS    any.
  * OWNERSHIP  the RwLock owns the value; a guard holds its RwLock. A guard is the leaf that locks as well, see acquire.h.
- * FIELDS     value, lock->max  the value under a critical section of the RwLock: guards may be shared by threads; max is
- *                              constant
+ * FIELDS     value, lock->max, lock->mod  the value under a critical section of the RwLock: guards may be shared by threads;
+ *                              max and mod are constant
  *            guard->acquire, guard->reads  whoever has entered `stepping`
  * INVARIANTS RW1 a writing guard that is HELD has all permits; one that was downgraded (`reads`) has one, like a reader.
  *            RW2 release of the semaphore comes last: what was written under the lock is seen by who locks next.
@@ -22,6 +22,7 @@ typedef struct {
     PyObject_HEAD
     struct fr_sem sem;
     uint64_t max;
+    struct fr_module *mod;
     PyObject *value;
     PyObject *weakrefs;
 } RwLockObject;
@@ -33,18 +34,34 @@ typedef struct {
     bool reads;
 } GuardObject;
 
-static GuardObject *guard_new(RwLockObject *lock, bool reads, enum fr_acquire_state state)
+static GuardObject *guard_alloc(RwLockObject *lock, PyTypeObject *type, enum fr_free_kind kind)
 {
-    struct fr_module *mod = fr_module_of_type(Py_TYPE(lock));
-    GuardObject *guard = (GuardObject *)(reads ? fr_alloc(mod->read_guard_type, FR_FREE_READ_GUARD)
-                                               : fr_alloc(mod->write_guard_type, FR_FREE_WRITE_GUARD));
+    GuardObject *guard = (GuardObject *)fr_alloc_gc(type, kind);
     if (guard) {
         guard->lock = (RwLockObject *)Py_NewRef((PyObject *)lock);
+        PyObject_GC_Track(guard);
+    }
+    return guard;
+}
+
+/* The last one that was awaited: mostly it is over, and nobody has kept it. */
+static GuardObject *guard_again(RwLockObject *lock, PyTypeObject *type)
+{
+    GuardObject *guard = (GuardObject *)fr_leaf_take_back(type);
+    if (guard && (guard->lock != lock || guard->acquire.state != FR_ACQUIRE_OVER)) {
+        Py_CLEAR(guard);
+    }
+    return guard;
+}
+
+static GuardObject *guard_new(RwLockObject *lock, bool reads, enum fr_acquire_state state)
+{
+    PyTypeObject *type = reads ? lock->mod->read_guard_type : lock->mod->write_guard_type;
+    GuardObject *guard = guard_again(lock, type);
+    guard = guard ? guard : guard_alloc(lock, type, reads ? FR_FREE_READ_GUARD : FR_FREE_WRITE_GUARD);
+    if (guard) {
         guard->reads = reads;
         fr_acquire_init(&guard->acquire, reads ? 1 : lock->max, state);
-        if (!PyObject_GC_IsTracked((PyObject *)guard)) {
-            PyObject_GC_Track(guard);
-        }
     }
     return guard;
 }
@@ -253,7 +270,7 @@ static PyObject *guard_aexit(PyObject *op, PyObject *const *Py_UNUSED(args), Py_
     if (unlock((GuardObject *)op)) {
         return NULL;
     }
-    return Py_NewRef(fr_module_of_type(Py_TYPE(op))->ready);
+    return Py_NewRef(((GuardObject *)op)->lock->mod->ready);
 }
 
 FR_LEAF_THROW_AND_CLOSE(guard, guard_let_go)
@@ -372,6 +389,7 @@ static PyObject *rwlock_new(PyTypeObject *type, PyObject *args, PyObject *kwargs
     if (self) {
         fr_sem_init(&self->sem, max, fr_acquire_granted);
         self->max = max;
+        self->mod = fr_module_of_type(type);
         self->value = Py_NewRef(value);
     }
     return (PyObject *)self;
@@ -432,7 +450,7 @@ static PyObject *try_to(RwLockObject *self, bool reads)
     if (fr_sem_try_acquire(&self->sem, permits)) {
         fr_acquire_settle();
         if (fr_sem_try_acquire(&self->sem, permits)) {
-            PyErr_SetString(fr_module_of_type(Py_TYPE(self))->exc_would_block,
+            PyErr_SetString(self->mod->exc_would_block,
                             reads ? "a writer has the lock, or waits for it, or too many readers have it"
                                   : "somebody has the lock, or waits for it");
             return NULL;

@@ -261,7 +261,7 @@ static struct fr_task *end(struct fr_scope *scope)
     return task;
 }
 
-void fr_scopes_drop(struct fr_line *line)
+void fr_scopes_drop_slow(struct fr_line *line)
 {
     struct fr_task *debtor = fr_thread.task;
     if (line->owed && line->owed != FR_BY_LINE(line) && debtor && line->debtor == debtor) {

@@ -116,8 +116,15 @@ static inline bool fr_line_hold(struct fr_line *line, struct fr_task *task)
 /* Something outside of the line being stepped, fr_thread.thrown, throws Cancelled into it: that serves whatever is due in
  * it too [C3]. */
 void fr_scopes_overtake(struct fr_task *task);
+void fr_scopes_drop_slow(struct fr_line *line);
+
 /* The line is over: whatever is still in its stack is left, and what it owes the line around it owes. */
-void fr_scopes_drop(struct fr_line *line);
+static inline void fr_scopes_drop(struct fr_line *line)
+{
+    if (line->owed || line->scopes) {
+        fr_scopes_drop_slow(line);
+    }
+}
 
 /* Around every step of a line: its stack becomes the task's, on top of the scopes around it. Returns the outer line. */
 static inline struct fr_line fr_line_begin(struct fr_line *line, struct fr_task *task)

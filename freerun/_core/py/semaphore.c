@@ -14,6 +14,7 @@
 typedef struct {
     PyObject_HEAD
     struct fr_sem sem;
+    struct fr_module *mod; /* constant */
     PyObject *weakrefs;
 } SemaphoreObject;
 
@@ -248,7 +249,7 @@ static PyObject *permit_aexit(PyObject *op, PyObject *const *Py_UNUSED(args), Py
     if (give_back((PermitObject *)op)) {
         return NULL;
     }
-    return Py_NewRef(fr_module_of_type(Py_TYPE(op))->ready);
+    return Py_NewRef(((PermitObject *)op)->semaphore->mod->ready);
 }
 
 FR_LEAF_THROW_AND_CLOSE(permit, permit_let_go)
@@ -320,6 +321,7 @@ static PyObject *semaphore_new(PyTypeObject *type, PyObject *args, PyObject *kwa
     SemaphoreObject *self = (SemaphoreObject *)type->tp_alloc(type, 0);
     if (self) {
         fr_sem_init(&self->sem, permits, fr_acquire_granted);
+        self->mod = fr_module_of_type(type);
     }
     return (PyObject *)self;
 }
@@ -449,11 +451,10 @@ static PyObject *semaphore_is_closed(PyObject *op, PyObject *Py_UNUSED(ignored))
 static PyObject *semaphore_aenter(PyObject *op, PyObject *Py_UNUSED(ignored))
 {
     SemaphoreObject *self = (SemaphoreObject *)op;
-    struct fr_module *mod = fr_module_of_type(Py_TYPE(op));
     if (fr_thread.task && fr_leaf_spend() && fr_sem_try_acquire(&self->sem, 1) == 0) {
-        return Py_NewRef(mod->ready);
+        return Py_NewRef(self->mod->ready);
     }
-    PermitObject *permit = permit_new(mod, self, 1, FR_ACQUIRE_NEW);
+    PermitObject *permit = permit_new(self->mod, self, 1, FR_ACQUIRE_NEW);
     if (permit) {
         permit->scoped = true;
     }
@@ -462,8 +463,9 @@ static PyObject *semaphore_aenter(PyObject *op, PyObject *Py_UNUSED(ignored))
 
 static PyObject *semaphore_aexit(PyObject *op, PyObject *const *Py_UNUSED(args), Py_ssize_t Py_UNUSED(nargs))
 {
-    fr_sem_release(&((SemaphoreObject *)op)->sem, 1);
-    return Py_NewRef(fr_module_of_type(Py_TYPE(op))->ready);
+    SemaphoreObject *self = (SemaphoreObject *)op;
+    fr_sem_release(&self->sem, 1);
+    return Py_NewRef(self->mod->ready);
 }
 
 static PyObject *semaphore_repr(PyObject *op)

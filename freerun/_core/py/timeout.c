@@ -74,7 +74,7 @@ static int start(TimedObject *self, struct fr_task *task)
         fr_inner_refuse(module_of(self), self->inner);
         return -1;
     }
-    if (fr_inner_open(module_of(self), &self->inner, &self->claimed)) {
+    if (!fr_inner_is_own(self->inner) && fr_inner_open(module_of(self), &self->inner, &self->claimed)) {
         return -1;
     }
     self->began = fr_clock_coarse_ns();
@@ -180,7 +180,9 @@ static PySendResult step_line(TimedObject *self, struct fr_task *task, PyObject 
 {
     struct fr_line outer = fr_line_begin(&self->line, task);
     PySendResult sent = take_due(self, task) ? cancel(self, task, result) : PyIter_Send(self->inner, Py_None, result);
-    sent = limit(self, task, sent, result);
+    if (sent == PYGEN_NEXT) {
+        sent = limit(self, task, sent, result);
+    }
     fr_line_end(&self->line, task, outer);
     return sent;
 }
@@ -203,19 +205,34 @@ static PySendResult step(TimedObject *self, struct fr_task *task, PyObject **res
     return sent == PYGEN_NEXT ? sent : ended(self, sent);
 }
 
+/* A nest of timeouts must not overflow the C stack. From 3.14 on every frame looks at the stack by itself, for it as well
+ * as for us: before that it counts how deep it is, and each of us counts, too. */
+static bool descend(TimedObject *self, bool *counted)
+{
+#if PY_VERSION_HEX >= 0x030E0000
+    *counted = !self->inner || !PyCoro_CheckExact(self->inner);
+#else
+    (void)self;
+    *counted = true;
+#endif
+    return !*counted || Py_EnterRecursiveCall(" in timeout()") == 0;
+}
+
 static PySendResult timed_send(PyObject *op, PyObject *Py_UNUSED(value), PyObject **result)
 {
     TimedObject *self = (TimedObject *)op;
     struct fr_task *task = fr_leaf_task();
-    bool shared;
+    bool shared, counted;
     *result = NULL;
     if (!task || !enter(op, &shared)) {
         return PYGEN_ERROR;
     }
     PySendResult sent = PYGEN_ERROR;
-    if (Py_EnterRecursiveCall(" in timeout()") == 0) {
+    if (descend(self, &counted)) {
         sent = step(self, task, result);
-        Py_LeaveRecursiveCall();
+        if (counted) {
+            Py_LeaveRecursiveCall();
+        }
     }
     leave(op, shared);
     return sent;
@@ -342,8 +359,9 @@ static void timed_dealloc(PyObject *op)
 {
     PyObject_GC_UnTrack(op);
     FR_TRASHCAN_BEGIN(op, timed_dealloc)
-    ((TimedObject *)op)->line.owed = NULL;
-    finish((TimedObject *)op);
+    if (((TimedObject *)op)->inner) { /* else it is done [TO2] */
+        timed_clear(op);
+    }
     fr_dealloc(op, FR_FREE_TIMED);
     FR_TRASHCAN_END
 }
@@ -389,7 +407,7 @@ static PyType_Spec timed_spec = {
 /* Steals `inner`. With FR_LIMIT_INSTANT: until when_ns. */
 static PyObject *timed_new(struct fr_module *mod, double seconds, uint64_t when_ns, PyObject *inner)
 {
-    TimedObject *self = (TimedObject *)fr_alloc(mod->timed_type, FR_FREE_TIMED);
+    TimedObject *self = (TimedObject *)fr_alloc_gc(mod->timed_type, FR_FREE_TIMED);
     if (!self) {
         Py_DECREF(inner);
         return NULL;
@@ -402,9 +420,7 @@ static PyObject *timed_new(struct fr_module *mod, double seconds, uint64_t when_
     self->fixed = seconds < 0;
     self->started = self->claimed = self->expired = self->released = self->grace = false;
     self->from_outside = false;
-    if (!PyObject_GC_IsTracked((PyObject *)self)) {
-        PyObject_GC_Track(self);
-    }
+    PyObject_GC_Track(self);
     return (PyObject *)self;
 }
 
@@ -416,14 +432,29 @@ static PyObject *make(struct fr_module *mod, double seconds, uint64_t when_ns, P
     if (nargs == 0 || (nargs == 1 && args[0] == Py_None)) {
         return fr_scope_new(mod, seconds, when_ns);
     }
-    PyObject *inner = fr_awaitable(args[0], args + 1, nargs - 1, "awaitable");
+    PyObject *inner = nargs == 1 && PyCoro_CheckExact(args[0])
+                          ? Py_NewRef(args[0])
+                          : fr_awaitable(args[0], args + 1, nargs - 1, "awaitable");
     return inner ? timed_new(mod, seconds, when_ns, inner) : NULL;
+}
+
+/* fr_parse_seconds() for what is written most. */
+static int parse_limit(PyObject *value, double *seconds)
+{
+    if (PyLong_CheckExact(value) && PyUnstable_Long_IsCompact((PyLongObject *)value)) {
+        *seconds = (double)PyUnstable_Long_CompactValue((PyLongObject *)value);
+    } else if (PyFloat_CheckExact(value)) {
+        *seconds = PyFloat_AS_DOUBLE(value);
+    } else {
+        *seconds = -1;
+    }
+    return *seconds >= 0 ? 0 : fr_parse_seconds(value, "seconds", seconds);
 }
 
 PyObject *fr_timeout(PyObject *module, PyObject *const *args, Py_ssize_t nargs)
 {
     double seconds;
-    if (fr_task_need_one(nargs, "timeout", "seconds") || fr_parse_seconds(args[0], "seconds", &seconds)) {
+    if (fr_task_need_one(nargs, "timeout", "seconds") || parse_limit(args[0], &seconds)) {
         return NULL;
     }
     return make(PyModule_GetState(module), seconds, 0, args + 1, nargs - 1);

@@ -39,7 +39,7 @@ static bool take_back(struct fr_alarm *alarm)
     return armed;
 }
 
-void fr_alarm_clear(struct fr_alarm *alarm)
+void fr_alarm_clear_slow(struct fr_alarm *alarm)
 {
     if (take_back(alarm)) {
         fr_task_unref(alarm->task);

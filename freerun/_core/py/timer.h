@@ -52,8 +52,16 @@ static inline void fr_alarm_forget(struct fr_alarm *alarm)
 
 /* Wakes `task` at that time. False: it is due already, nothing was set. The alarm is not set yet. */
 bool fr_alarm_set(struct fr_alarm *alarm, struct fr_task *task, uint64_t when_ns);
+void fr_alarm_clear_slow(struct fr_alarm *alarm);
+
 /* Takes it out of the wheel if it is there. `fired` stays what it was. */
-void fr_alarm_clear(struct fr_alarm *alarm);
+static inline void fr_alarm_clear(struct fr_alarm *alarm)
+{
+    if (alarm->rt) {
+        fr_alarm_clear_slow(alarm);
+    }
+}
+
 /* The same on behalf of a task that has not set it. False, with RuntimeError: the one that has still runs and waits. */
 bool fr_alarm_take(struct fr_alarm *alarm, struct fr_task *task, uint64_t when_ns);
 

@@ -760,7 +760,7 @@ int fr_worker_run(struct fr_worker *worker, struct fr_event *until)
 
 /* ---- set-up and threads ---- */
 
-int fr_worker_init(struct fr_worker *worker, struct fr_runtime *rt, uint32_t index)
+void fr_worker_init(struct fr_worker *worker, struct fr_runtime *rt, uint32_t index)
 {
     struct fr_module *mod = rt->mod;
     fr_queue_init(&worker->queue);
@@ -796,8 +796,6 @@ int fr_worker_init(struct fr_worker *worker, struct fr_runtime *rt, uint32_t ind
     worker->free[FR_FREE_LISTEN].type = mod->listen_type;
     worker->free[FR_FREE_READ_GUARD].type = mod->read_guard_type;
     worker->free[FR_FREE_WRITE_GUARD].type = mod->write_guard_type;
-    worker->stop_iteration = PyObject_CallNoArgs(PyExc_StopIteration);
-    return worker->stop_iteration ? 0 : -1;
 }
 
 static void free_list_clear(struct fr_free_list *list)
