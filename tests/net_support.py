@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import socket
 import struct
@@ -68,16 +69,21 @@ def shrink_buffers(*streams: TcpStream) -> None:
 
 
 async def fill(stream: TcpStream) -> int:
-    """Write until a write would have to wait; how many bytes that took."""
-    total = 0
+    """Write until a write would have to wait; how many bytes that took.
+
+    On a busy machine the kernel delivers a little later what it has taken, and then there is room again: so twice.
+    """
+    total, before = 0, -1
     chunk = bytes(1 << 16)
     with socket.socket(fileno=os.dup(stream.fileno())) as sock:
         sock.setblocking(False)
-        while True:
-            try:
-                total += sock.send(chunk)
-            except BlockingIOError:
-                return total
+        while total != before:
+            before = total
+            with contextlib.suppress(BlockingIOError):
+                while True:
+                    total += sock.send(chunk)
+            await freerun.time.sleep(0.005)
+    return total
 
 
 async def until_readable(stream: TcpStream) -> None:

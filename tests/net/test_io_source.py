@@ -87,8 +87,8 @@ async def test_a_pipe() -> None:
 async def test_a_readiness_that_was_not_cleared_stays() -> None:
     counter = Counter()
     counter.add(1)
-    first = await counter.wait_ready(0)
-    assert await counter.wait_ready(0) == first
+    for _ in range(3):
+        assert await counter.wait_ready(0)
     assert counter.try_io(0, counter.with_fd, os.eventfd_read) == 1
     with pytest.raises(freerun.WouldBlock):
         counter.try_io(0, counter.with_fd, os.eventfd_read)
