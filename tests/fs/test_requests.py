@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 from engine_support import occupy_all, outcome
-from support import FLAVORS_AND_DRIVERS, STRICT, Flavor, every_flavor, only, open_fds, until, wait_until
+from support import DRIVERS, FLAVORS_AND_DRIVERS, STRICT, Flavor, every_flavor, only, open_fds, until, wait_until
 
 import freerun
 from freerun import fs
@@ -91,7 +91,7 @@ async def test_the_rest_of_a_write_is_not_refused(stuck: int) -> None:
             await handle
 
 
-@only(*[Flavor(each.workers, "io_uring", stand_in=False) for each in STRICT if "io_uring" in freerun.build_info().drivers])
+@only(*[Flavor(each.workers, "io_uring", stand_in=False) for each in STRICT if "io_uring" in DRIVERS])
 def test_what_is_done_when_no_worker_comes_to_it(flavor: Flavor, tmp_path: Path) -> None:
     """All workers are stuck. A file that was opened is closed, a write that was done is not cancelled."""
     fifo = tmp_path / "fifo"
