@@ -211,8 +211,9 @@ class Builder:
 
         Without this, when all workers have been in one poll for 10 ms and tasks are waiting, one more thread polls
         them until a worker is back: a call that blocks does not stop timers and connections. A task that spawns others
-        in a loop does not call it before it has done so for a second. A current-thread runtime has none. Whoever needs that never more than `worker_threads` tasks are polled at once turns it off; then a call
-        that blocks every worker stops everything else. Tokio has no such thread.
+        in a loop does not call it before it has done so for a second. A current-thread runtime has none. Whoever needs
+        that never more than `worker_threads` tasks are polled at once turns it off; then a call that blocks every
+        worker stops everything else. Tokio has no such thread.
 
         Example::
 
