@@ -443,6 +443,9 @@ class Receiver[T](Handle):
         return self._channel.news.wait(self._take_or_stop)
 
     def _take_or_stop(self) -> T | Pending:
+        channel = self._channel
+        if self._next == channel.tail and not channel.closed and not self._closed:
+            return PENDING  # as in _take(), without another call: half of all looks end here
         try:
             return self._take()
         except RecvError:

@@ -10,6 +10,7 @@ from support import CURRENT, every_flavor, only
 
 import freerun
 from freerun.sync import Semaphore, mpsc
+from freerun.task import consume_budget
 
 
 async def greedy(stop: list[Any]) -> int:
@@ -169,3 +170,27 @@ async def test_unconstrained_passes_everything_on() -> None:
     with pytest.raises(TimeoutError):
         await freerun.time.timeout(0.001, freerun.task.unconstrained(cleans))
     assert log == [1]
+
+
+@only(CURRENT)
+@every_flavor
+async def test_slow_awaits_that_are_ready_end_the_turn_soon() -> None:
+    """The clock is not read at every ready await, but often enough: not after 128 of them."""
+    turns = 0
+    done = False
+
+    async def other() -> None:
+        nonlocal turns
+        while not done:
+            turns += 1
+            await freerun.yield_now()
+
+    handle = freerun.spawn(other)
+    for number in range(200):
+        end = time.perf_counter() + (0.0005 if number % 40 >= 8 else 0)  # a few fast ones first
+        while time.perf_counter() < end:
+            pass
+        await consume_budget()
+    done = True
+    await handle
+    assert turns >= 200 // 20

@@ -92,20 +92,22 @@ void fr_acquire_let_go(struct fr_acquire *acquire, struct fr_sem *sem)
     forget_task(acquire, sem, !linked);
 }
 
+int fr_acquire_wait_blocking(struct fr_sem *sem, struct fr_sem_waiter *waiter)
+{
+    int err = fr_leaf_wait_event(waiter->waiter.event, -1) ? -EINTR : fr_sem_settle(sem, waiter);
+    if (err) {
+        fr_sem_cancel(sem, waiter);
+    }
+    return err;
+}
+
 int fr_acquire_blocking(struct fr_sem *sem, uint64_t n)
 {
     struct fr_event event;
     fr_event_init(&event, -1);
     struct fr_sem_waiter waiter = {.waiter = {.event = &event}};
     int err = fr_sem_acquire(sem, &waiter, n);
-    if (err != -EAGAIN) {
-        return err;
-    }
-    err = fr_leaf_wait_event(&event, -1) ? -EINTR : fr_sem_settle(sem, &waiter);
-    if (err) {
-        fr_sem_cancel(sem, &waiter);
-    }
-    return err;
+    return err == -EAGAIN ? fr_acquire_wait_blocking(sem, &waiter) : err;
 }
 
 int fr_parse_count(PyObject *value, const char *argument, uint64_t least, uint64_t *count)

@@ -93,6 +93,8 @@ static inline void fr_acquire_drop(struct fr_acquire *acquire, struct fr_sem *se
 
 /* Acquires on a plain thread, which may sleep. 0, -ESHUTDOWN, or -EINTR with an exception. */
 int fr_acquire_blocking(struct fr_sem *sem, uint64_t n);
+/* The rest of it, for a waiter with an event that stands in line. */
+int fr_acquire_wait_blocking(struct fr_sem *sem, struct fr_sem_waiter *waiter);
 
 /* An int of 0 to FR_SEM_MAX (from `least`). 0, or -1 with an exception that names the argument. */
 int fr_parse_count(PyObject *value, const char *argument, uint64_t least, uint64_t *count);

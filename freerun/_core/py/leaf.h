@@ -43,20 +43,53 @@ static inline bool fr_leaf_is_spent(void)
     return fr_thread.budget == 0 || (int64_t)(fr_clock_ticks() - fr_thread.turn_ends) > 0;
 }
 
+/* The same for a leaf that spends of it. Reading the clock may cost a fifth of a ready await (on a virtual machine, 17 ns of
+ * 80): the first leaf of a turn does, and while leaves come so fast that twice as many would not use up a quarter of what is
+ * left, only every second, fourth, ... FR_STRIDE_MAX-th. */
+#define FR_STRIDE_MAX 16
+
+static inline bool fr_leaf_look_at_clock(void)
+{
+    uint64_t now = fr_clock_ticks();
+    int64_t left = (int64_t)(fr_thread.turn_ends - now);
+    if (left < 0) {
+        return true;
+    }
+    bool fast = (int64_t)(now - fr_thread.looked) < left / 8; /* twice as many take twice as long */
+    fr_thread.stride = !fast ? 1 : fr_thread.stride < FR_STRIDE_MAX ? fr_thread.stride * 2 : FR_STRIDE_MAX;
+    fr_thread.looked = now;
+    fr_thread.look_at = fr_thread.budget > fr_thread.stride ? fr_thread.budget - fr_thread.stride : 0;
+    return false;
+}
+
+static inline bool fr_leaf_may_spend(void)
+{
+    return fr_thread.budget > fr_thread.look_at || (fr_thread.budget && !fr_leaf_look_at_clock());
+}
+
+/* The turn begins, or begins again, and lasts until then; the next leaf looks at the clock. */
+static inline void fr_leaf_begin_turn(uint64_t now, uint64_t ends)
+{
+    fr_thread.budget = fr_thread.look_at = FR_BUDGET;
+    fr_thread.looked = now;
+    fr_thread.turn_ends = ends;
+    fr_thread.stride = 1;
+}
+
 /* One more slice, for who is never reached in the first one. False: the task has no worker for the rest of its poll. */
 static inline bool fr_leaf_renew_budget(void)
 {
     struct fr_worker *worker = fr_thread.worker;
     if (worker) {
-        fr_thread.budget = FR_BUDGET;
-        fr_thread.turn_ends = fr_clock_ticks() + worker->ticks_per_ms;
+        uint64_t now = fr_clock_ticks();
+        fr_leaf_begin_turn(now, now + worker->ticks_per_ms);
     }
     return worker != NULL;
 }
 
 static inline bool fr_leaf_spend(void)
 {
-    if (fr_leaf_is_spent()) {
+    if (!fr_leaf_may_spend()) {
         fr_thread.refused = true;
         return false;
     }

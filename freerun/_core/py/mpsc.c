@@ -186,14 +186,49 @@ static void leave_line(struct fr_acquire *acquire, struct fr_mpsc *q)
 /* One step towards room for the leaf's messages. */
 static enum fr_acquired step_for_room(struct fr_acquire *acquire, EndObject *sender, struct fr_task *task)
 {
-    if (acquire->state == FR_ACQUIRE_NEW && is_closed_sender(sender)) {
-        return FR_ACQUIRE_CLOSED;
+    struct fr_mpsc *q = queue_of(sender);
+    if (acquire->state == FR_ACQUIRE_NEW) {
+        if (is_closed_sender(sender)) {
+            return FR_ACQUIRE_CLOSED;
+        }
+        if (fr_sem_available(&q->room) < acquire->count) {
+            fr_mpsc_collect(q);
+        }
     }
-    enum fr_acquired got = fr_acquire_step(acquire, &queue_of(sender)->room, task);
-    if (got == FR_ACQUIRE_CLOSED) {
-        fr_mpsc_release(queue_of(sender), 0); /* [MP2] */
+    enum fr_acquired got = fr_acquire_step(acquire, &q->room, task);
+    if (got == FR_ACQUIRE_PARKS) {
+        fr_mpsc_stall(q);
+    } else if (got == FR_ACQUIRE_CLOSED) {
+        fr_mpsc_release(q, 0); /* [MP2] */
     }
     return got;
+}
+
+/* A new reference, for the receiver. On its thread the value is a foreign object, and its last reference would have to be
+ * sent back to this one, under a lock, to be counted off (PEP 703, _Py_brc_queue_object): worth three times the send. A
+ * reference counted as shared from the start can be dropped by any thread. */
+static PyObject *ref_to_send(PyObject *value)
+{
+#ifdef Py_GIL_DISABLED
+    struct fr_worker *worker = fr_thread.worker;
+    if (!(worker && worker->rt->nworkers == 1) && !_Py_IsImmortal(value)) {
+        _Py_atomic_add_ssize(&value->ob_ref_shared, (Py_ssize_t)1 << _Py_REF_SHARED_SHIFT);
+        return value;
+    }
+#endif
+    return Py_NewRef(value);
+}
+
+/* The caller's reference is the only one, and no other thread can make another until this one runs Python. */
+static bool is_unique(PyObject *object)
+{
+#ifdef Py_GIL_DISABLED
+    /* acquire: what others did with it while they had references */
+    return _Py_IsOwnedByCurrentThread(object) && _Py_atomic_load_uint32_relaxed(&object->ob_ref_local) == 1 &&
+           _Py_atomic_load_ssize_acquire(&object->ob_ref_shared) == 0;
+#else
+    return Py_REFCNT(object) == 1;
+#endif
 }
 
 /* Sends `value`, whose reference is the caller's still unless this returns 0. It has room. -1 with an exception: the room
@@ -258,10 +293,33 @@ static PyObject *send_step(SendObject *send, struct fr_task *task)
     }
 }
 
+/* The way of most messages: nobody else has the leaf, so it needs no entering, and there is room. No Python runs here, so
+ * nobody gets hold of it meanwhile. False: nothing has happened; what is the matter is for send_step() to say. */
+static bool send_at_once(SendObject *send)
+{
+    EndObject *sender = send->sender;
+    struct fr_mpsc *q = queue_of(sender);
+    if (!is_unique((PyObject *)send) || send->acquire.state != FR_ACQUIRE_NEW || !send->value ||
+        is_closed_sender(sender) || !fr_leaf_may_spend() || fr_mpsc_try_reserve(q, 1)) {
+        return false;
+    }
+    if (fr_mpsc_push(q, send->value)) {
+        fr_mpsc_release(q, 1);
+        return false;
+    }
+    send->value = NULL;
+    send->acquire.state = FR_ACQUIRE_OVER;
+    fr_thread.budget--;
+    return true;
+}
+
 static PyObject *send_iternext(PyObject *op)
 {
     SendObject *send = (SendObject *)op;
     struct fr_task *task = fr_leaf_task();
+    if (task && send_at_once(send)) {
+        return NULL; /* None */
+    }
     if (!task || !fr_leaf_enter(&send->acquire.stepping)) {
         return NULL;
     }
@@ -329,7 +387,7 @@ static PyObject *sender_send(PyObject *op, PyObject *value)
     SendObject *send = (SendObject *)fr_alloc(type_of_kind(mod, FR_MPSC_SEND), FR_FREE_SEND);
     if (send) {
         send->sender = (EndObject *)Py_NewRef(op);
-        send->value = Py_NewRef(value);
+        send->value = ref_to_send(value);
         fr_acquire_init(&send->acquire, 1, FR_ACQUIRE_NEW);
         if (!PyObject_GC_IsTracked((PyObject *)send)) {
             PyObject_GC_Track(send);
@@ -484,7 +542,7 @@ static PyObject *permit_send(PyObject *op, PyObject *value)
         raise_not_held(state);
         return NULL;
     }
-    if (push(module_of(((PermitObject *)op)->sender), queue_of(permit->sender), Py_NewRef(value))) {
+    if (push(module_of(((PermitObject *)op)->sender), queue_of(permit->sender), ref_to_send(value))) {
         Py_DECREF(value);
         return NULL;
     }
@@ -706,11 +764,11 @@ static PyObject *sender_reserve_many(PyObject *op, PyObject *value)
 static int try_room(EndObject *sender, uint64_t n, PyObject *value)
 {
     struct fr_module *mod = module_of(sender);
-    struct fr_sem *room = &queue_of(sender)->room;
-    int err = is_closed_sender(sender) ? -ESHUTDOWN : fr_sem_try_acquire(room, n);
+    struct fr_mpsc *q = queue_of(sender);
+    int err = is_closed_sender(sender) ? -ESHUTDOWN : fr_mpsc_try_reserve(q, n);
     if (err == -EAGAIN) {
         fr_acquire_settle();
-        err = fr_sem_try_acquire(room, n);
+        err = fr_mpsc_try_reserve(q, n);
     }
     if (err) {
         raise_with_value(err == -EAGAIN ? mod->exc_full : mod->exc_closed, value);
@@ -752,7 +810,7 @@ static PyObject *sender_try_send(PyObject *op, PyObject *value)
     if (try_room(sender, 1, value)) {
         return NULL;
     }
-    int err = fr_mpsc_push(q, Py_NewRef(value));
+    int err = fr_mpsc_push(q, ref_to_send(value));
     if (!err) {
         Py_RETURN_NONE;
     }
@@ -773,11 +831,21 @@ static PyObject *unbounded_send(PyObject *op, PyObject *value)
     if (is_closed_sender(sender)) {
         return raise_with_value(mod->exc_send, value);
     }
-    if (push(mod, queue_of(sender), Py_NewRef(value))) {
+    if (push(mod, queue_of(sender), ref_to_send(value))) {
         Py_DECREF(value);
         return NULL;
     }
     Py_RETURN_NONE;
+}
+
+/* As fr_acquire_blocking(). */
+static int reserve_blocking(struct fr_mpsc *q)
+{
+    struct fr_event event;
+    fr_event_init(&event, -1);
+    struct fr_sem_waiter waiter = {.waiter = {.event = &event}};
+    int err = fr_mpsc_reserve(q, &waiter, 1);
+    return err == -EAGAIN ? fr_acquire_wait_blocking(&q->room, &waiter) : err;
 }
 
 static PyObject *sender_blocking_send(PyObject *op, PyObject *value)
@@ -788,12 +856,12 @@ static PyObject *sender_blocking_send(PyObject *op, PyObject *value)
     if (fr_leaf_may_block("blocking_send", "send")) {
         return NULL;
     }
-    int err = is_closed_sender(sender) ? -ESHUTDOWN : fr_acquire_blocking(&q->room, 1);
+    int err = is_closed_sender(sender) ? -ESHUTDOWN : reserve_blocking(q);
     if (err) {
         fr_mpsc_release(q, 0); /* [MP2] */
         return err == -ESHUTDOWN ? raise_with_value(mod->exc_send, value) : NULL;
     }
-    if (push(mod, q, Py_NewRef(value))) {
+    if (push(mod, q, ref_to_send(value))) {
         Py_DECREF(value);
         return NULL;
     }
@@ -987,7 +1055,7 @@ static PyObject *end_weak_count(PyObject *op, PyObject *Py_UNUSED(ignored))
 static PyObject *end_capacity(PyObject *op, PyObject *Py_UNUSED(ignored))
 {
     fr_acquire_settle();
-    return PyLong_FromUnsignedLongLong(fr_sem_available(&queue_of((EndObject *)op)->room));
+    return PyLong_FromUnsignedLongLong(fr_mpsc_available(queue_of((EndObject *)op)));
 }
 
 static PyObject *end_max_capacity(PyObject *op, PyObject *Py_UNUSED(ignored))

@@ -7,6 +7,8 @@
  *            task    the task being polled, or the branch of it (branch.h): whom its leaves wake. NULL between polls
  *            budget  what is left of the cooperative budget of this turn
  *            turn_ends  cycle count at which the turn has lasted a millisecond and the budget counts as spent
+ *            look_at, looked, stride  the clock is read next when the budget is down to look_at; when it was read last, and
+ *                    how many leaves apart, see fr_leaf_may_spend()
  *            wait    how the leaves of this step asked to wait, FR_WAIT_*; cleared before every step. Several of them, where
  *                    one task polls several awaitables: that one parks does not undo that another one yields
  *            thrown  who throws the Cancelled that is on its way down into the task, as scope.h says; NULL: nobody
@@ -38,7 +40,10 @@ struct fr_thread {
     struct fr_runtime *pool; /* this is a thread of that runtime's blocking pool */
     struct fr_pool_thread *pool_thread;
     uint64_t turn_ends;
+    uint64_t looked;
     uint32_t budget;
+    uint32_t look_at;
+    uint32_t stride;
     uint8_t wait;
     bool refused;
     bool descends;

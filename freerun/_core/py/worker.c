@@ -445,8 +445,7 @@ static bool poll_one(struct fr_worker *worker, struct fr_task *task)
 bool fr_worker_run_task(struct fr_worker *worker, struct fr_task *task, uint64_t now)
 {
     leave_search(worker);
-    fr_thread.budget = FR_BUDGET;
-    fr_thread.turn_ends = now + worker->ticks_per_ms;
+    fr_leaf_begin_turn(now, now + worker->ticks_per_ms);
     fr_thread.descends = true;
     for (worker->lifo_polls = 0;;) {
         if (!poll_one(worker, task)) {

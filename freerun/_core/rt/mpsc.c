@@ -11,6 +11,9 @@ void fr_mpsc_init(struct fr_mpsc *q, uint64_t capacity, fr_wake wake)
     atomic_init(&q->pushed, 0);
     atomic_init(&q->popped, 0);
     atomic_init(&q->spare, NULL);
+    atomic_init(&q->given, 0);
+    atomic_init(&q->stalled, false);
+    q->seen = 0;
     q->head = q->tail = NULL;
     fr_list_init(&q->receiver);
     fr_list_init(&q->leaving);
@@ -51,6 +54,46 @@ static void take_receiver_locked(struct fr_mpsc *q, struct fr_wakes *wakes)
 }
 
 /* ---- senders ---- */
+
+void fr_mpsc_collect_slow(struct fr_mpsc *q)
+{
+    fr_sem_release_up_to(&q->room, &q->popped, &q->given);
+}
+
+void fr_mpsc_stall(struct fr_mpsc *q)
+{
+    /* seq_cst, both: pairs with fr_mpsc_pop_many() [Q14] */
+    atomic_store_explicit(&q->stalled, true, memory_order_seq_cst);
+    if (atomic_load_explicit(&q->popped, memory_order_seq_cst) !=
+        atomic_load_explicit(&q->given, memory_order_relaxed)) { /* relaxed: see fr_mpsc_collect() */
+        fr_mpsc_collect_slow(q);
+    }
+}
+
+int fr_mpsc_reserve(struct fr_mpsc *q, struct fr_sem_waiter *waiter, uint64_t n)
+{
+    int err = fr_mpsc_try_reserve(q, n);
+    if (err == -EAGAIN && (err = fr_sem_acquire(&q->room, waiter, n)) == -EAGAIN) {
+        fr_mpsc_stall(q);
+    }
+    return err;
+}
+
+uint64_t fr_mpsc_available(struct fr_mpsc *q)
+{
+    fr_mpsc_collect(q);
+    return fr_sem_available(&q->room);
+}
+
+/* Nobody gets room any more, and what comes back of it decides on the end [Q13]. */
+static bool collect_for_end(struct fr_mpsc *q)
+{
+    bool closed = fr_sem_is_closed(&q->room);
+    if (closed) {
+        fr_mpsc_collect(q);
+    }
+    return closed;
+}
 
 static bool ended_locked(struct fr_mpsc *q)
 {
@@ -134,7 +177,7 @@ void fr_mpsc_release(struct fr_mpsc *q, uint64_t n)
     if (n) {
         fr_sem_release(&q->room, n);
     }
-    if (!fr_sem_is_closed(&q->room)) {
+    if (!collect_for_end(q)) {
         return;
     }
     struct fr_wakes wakes;
@@ -192,17 +235,43 @@ static struct fr_mpsc_block *block_of(struct fr_mpsc *q, uint64_t n)
     return q->head;
 }
 
+/* Senders wait: they get at once what is taken from now on, one by one if need be. */
+static void serve_stalled(struct fr_mpsc *q)
+{
+    /* seq_cst, both: pairs with fr_mpsc_stall() [Q14] */
+    atomic_store_explicit(&q->stalled, false, memory_order_seq_cst);
+    fr_mpsc_collect_slow(q);
+    if (fr_sem_is_queued(&q->room)) {
+        atomic_store_explicit(&q->stalled, true, memory_order_seq_cst);
+    }
+}
+
+/* `popped` says so from now on, and who waits for the room gets it. */
+static void set_popped(struct fr_mpsc *q, uint64_t popped)
+{
+    if (!q->capacity) {
+        atomic_store_explicit(&q->popped, popped, memory_order_release); /* pairs with fr_mpsc_len() */
+        return;
+    }
+    /* seq_cst, both: pairs with fr_mpsc_stall() [Q14] */
+    atomic_store_explicit(&q->popped, popped, memory_order_seq_cst);
+    if (__builtin_expect(atomic_load_explicit(&q->stalled, memory_order_seq_cst), 0)) {
+        serve_stalled(q);
+    }
+}
+
 uint64_t fr_mpsc_pop_many(struct fr_mpsc *q, void **out, uint64_t max)
 {
     uint64_t n = atomic_load_explicit(&q->popped, memory_order_relaxed); /* written by the receiver, that is here */
-    uint64_t there = atomic_load_explicit(&q->pushed, memory_order_acquire) - n; /* pairs with fr_mpsc_push() [Q10] */
-    uint64_t taken = there < max ? there : max;
+    if (q->seen - n < max) {
+        q->seen = atomic_load_explicit(&q->pushed, memory_order_acquire); /* pairs with fr_mpsc_push() [Q10] */
+    }
+    uint64_t taken = q->seen - n < max ? q->seen - n : max;
     for (uint64_t i = 0; i < taken; i++) {
         out[i] = block_of(q, n + i)->slots[(n + i) % FR_MPSC_BLOCK];
     }
-    atomic_store_explicit(&q->popped, n + taken, memory_order_release); /* pairs with fr_mpsc_len() */
-    if (q->capacity && taken) {
-        fr_sem_release(&q->room, taken);
+    if (taken) {
+        set_popped(q, n + taken);
     }
     return taken;
 }
@@ -215,6 +284,7 @@ void *fr_mpsc_pop(struct fr_mpsc *q)
 
 int fr_mpsc_end(struct fr_mpsc *q)
 {
+    collect_for_end(q);
     fr_mutex_lock(&q->lock);
     bool ended = fr_mpsc_len(q) == 0 && ended_locked(q);
     fr_mutex_unlock(&q->lock);
@@ -242,6 +312,7 @@ int fr_mpsc_wait(struct fr_mpsc *q, struct fr_waiter *waiter, bool (*may_replace
 {
     int err = 0;
     *replaced = NULL;
+    collect_for_end(q);
     fr_mutex_lock(&q->lock);
     if (!make_way_locked(q, waiter, may_replace, replaced)) {
         err = -EBUSY;

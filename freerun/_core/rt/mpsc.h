@@ -1,8 +1,11 @@
 /* mpsc: the queue of a channel, from many senders to one receiver, and the waits of both. Tokio: sync/mpsc.
  *
- * A message needs room first, a permit of the semaphore `room`, unless the channel is unbounded; the receiver gives it
- * back when it takes the message. Senders append to a list of blocks under `lock`; the receiver takes from its other end
- * without it.
+ * A message needs room first, a permit of the semaphore `room`, unless the channel is unbounded; taking the message gives
+ * it back. Senders append to a list of blocks under `lock`; the receiver takes from its other end without it.
+ *
+ * On two cores a message costs what the two ends must tell each other, so they tell it in bulk: the receiver counts what it
+ * takes in a line of its own, and who finds no room collects from there for all senders; the receiver looks at the senders'
+ * count once it has taken all that it knew of. Only a sender that waits is served at once.
  *
  * THREADS     push, release, the ends of senders and whoever waits for the close: any. pop, wait, the receiver's ends: one
  *             thread at a time, which the caller sees to. len: any.
@@ -10,7 +13,10 @@
  * OWNERSHIP   values are opaque and non-NULL; the queue owns nothing but its blocks. Waiters: see waiter.h.
  * FIELDS      room       the batch semaphore; unbounded channels leave it alone
  *             pushed     under `lock`: store release; read by anybody, acquire
- *             popped     the receiver: store release; read by anybody, acquire
+ *             popped     the receiver: store release, seq_cst if bounded [Q14]; read by anybody, acquire
+ *             seen       the receiver's: what it knows of `pushed`
+ *             given      how far `popped` was given back to `room`, under room.lock; read by anybody, relaxed
+ *             stalled    a sender may wait for room: seq_cst, set by who does, cleared by the receiver [Q14]
  *             tail       under `lock`
  *             head       the first pusher, before it publishes `pushed` = 1; after that the receiver
  *             block.next under `lock`, before a message behind it is published
@@ -26,10 +32,15 @@
  *             Q12 Nothing is pushed once RX_GONE or TX_CLOSED is set; unbounded: once RX_CLOSED is set. All are set
  *                 under `lock` and never cleared. Bounded: RX_CLOSED closes `room`; what has its permit still gets in.
  *             Q13 The end: TX_CLOSED and empty; or RX_CLOSED, empty, and nobody has a permit that may yet be sent with
- *                 (every permit is back in `room`).
- * LOCKS       `lock` is a leaf; room.lock is not taken under it.
+ *                 (every permit is back in `room`; who asks collects first, before it takes `lock`).
+ *             Q14 Free room is what is free in `room` and popped - given. Nobody says that there is none without having
+ *                 collected, and nobody sleeps for it while there is some: a sender links its waiter, sets `stalled`, then
+ *                 reads `popped`; the receiver writes `popped`, then reads `stalled`; all seq_cst, so one of them sees the
+ *                 other and collects. The receiver clears `stalled` first, collects under room.lock, and sets it again if
+ *                 somebody is still in line: a sender whose mark it wiped out had linked before, so it is seen there.
+ * LOCKS       `lock` is a leaf; room.lock is not taken under it, nor the other way round.
  * SHUTDOWN    fr_mpsc_destroy() when nobody has the channel any more, after the receiver has taken what is in it.
- * PROVED BY   tests/test_mpsc.c
+ * PROVED BY   tests/test_mpsc.c; Q14 there and in tests/model/room.pml
  */
 #ifndef FR_RT_MPSC_H
 #define FR_RT_MPSC_H
@@ -51,17 +62,23 @@ struct fr_mpsc_block {
 };
 
 struct fr_mpsc {
+    /* the senders write here */
     struct fr_sem room;
-    uint64_t capacity; /* 0: unbounded */
+    _Atomic uint64_t given;
     _Alignas(FR_CACHE_LINE) struct fr_mutex lock;
-    _Atomic uint32_t flags;
     _Atomic uint64_t pushed;
     struct fr_mpsc_block *tail;
     struct fr_node receiver;
-    struct fr_node leaving;
-    _Alignas(FR_CACHE_LINE) _Atomic uint64_t popped;
-    struct fr_mpsc_block *head;
     _Atomic(struct fr_mpsc_block *) spare;
+    /* seldom written */
+    _Alignas(FR_CACHE_LINE) uint64_t capacity; /* 0: unbounded */
+    _Atomic uint32_t flags;
+    _Atomic bool stalled;
+    struct fr_node leaving;
+    /* the receiver writes here */
+    _Alignas(FR_CACHE_LINE) _Atomic uint64_t popped;
+    uint64_t seen;
+    struct fr_mpsc_block *head;
 };
 
 /* capacity 0: unbounded. */
@@ -84,6 +101,38 @@ static inline uint64_t fr_mpsc_len(const struct fr_mpsc *q)
 }
 
 /* ---- senders ---- */
+
+void fr_mpsc_collect_slow(struct fr_mpsc *q);
+
+/* Gives the room of what was taken to `room`, and so to who waits for it [Q14]. */
+static inline void fr_mpsc_collect(struct fr_mpsc *q)
+{
+    /* acquire: pairs with fr_mpsc_pop_many(). relaxed: it never passes `popped`, so if it is equal all was given */
+    if (atomic_load_explicit(&q->popped, memory_order_acquire) !=
+        atomic_load_explicit(&q->given, memory_order_relaxed)) {
+        fr_mpsc_collect_slow(q);
+    }
+}
+
+/* Permits of `room` for n messages: 0, -EAGAIN (not enough) or -ESHUTDOWN (closed). */
+static inline int fr_mpsc_try_reserve(struct fr_mpsc *q, uint64_t n)
+{
+    int err = fr_sem_try_acquire(&q->room, n);
+    if (__builtin_expect(err == -EAGAIN, 0)) {
+        fr_mpsc_collect(q);
+        err = fr_sem_try_acquire(&q->room, n);
+    }
+    return err;
+}
+
+/* To be called by who has put a waiter in the line of `room`, before it sleeps [Q14]. */
+void fr_mpsc_stall(struct fr_mpsc *q);
+
+/* As fr_mpsc_try_reserve(), but with -EAGAIN the waiter is in line. */
+int fr_mpsc_reserve(struct fr_mpsc *q, struct fr_sem_waiter *waiter, uint64_t n);
+
+/* For how many messages there is room. */
+uint64_t fr_mpsc_available(struct fr_mpsc *q);
 
 /* Appends a value and wakes the receiver. A bounded channel's caller has a permit of `room`, and keeps it on failure:
  * -ESHUTDOWN (nobody will receive it [Q12]) or -ENOMEM. */

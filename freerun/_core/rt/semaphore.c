@@ -83,6 +83,19 @@ bool fr_sem_release_slow(struct fr_sem *sem, uint64_t n)
     return give_and_unlock(sem, n);
 }
 
+void fr_sem_release_up_to(struct fr_sem *sem, const _Atomic uint64_t *total, _Atomic uint64_t *given)
+{
+    fr_mutex_lock(&sem->lock);
+    uint64_t now = atomic_load_explicit(total, memory_order_acquire);     /* as if its writer had released them */
+    uint64_t n = now - atomic_load_explicit(given, memory_order_relaxed); /* written under this very lock */
+    if (n == 0) {
+        fr_mutex_unlock(&sem->lock);
+        return;
+    }
+    atomic_store_explicit(given, now, memory_order_relaxed);
+    give_and_unlock(sem, n);
+}
+
 /* Takes up to n of the free permits, and sets QUEUED if that is not all. -ESHUTDOWN, or how many are missing. */
 static int64_t take_or_queue_locked(struct fr_sem *sem, uint64_t n)
 {

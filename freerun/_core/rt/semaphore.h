@@ -64,8 +64,17 @@ static inline bool fr_sem_is_closed(const struct fr_sem *sem)
     return atomic_load_explicit(&sem->word, memory_order_acquire) & FR_SEM_CLOSED; /* pairs with fr_sem_close() */
 }
 
+static inline bool fr_sem_is_queued(const struct fr_sem *sem)
+{
+    return atomic_load_explicit(&sem->word, memory_order_relaxed) & FR_SEM_QUEUED; /* changes under `lock` [SE1] */
+}
+
 int fr_sem_acquire_slow(struct fr_sem *sem, struct fr_sem_waiter *waiter, uint64_t n);
 bool fr_sem_release_slow(struct fr_sem *sem, uint64_t n);
+
+/* Gives what `*total`, which only grows, has grown by since the last call; `*given` is how far that was, and changes under
+ * `lock` only: when this returns, what was there when it was called has been given, whoever gave it. */
+void fr_sem_release_up_to(struct fr_sem *sem, const _Atomic uint64_t *total, _Atomic uint64_t *given);
 
 /* 0, -EAGAIN (not enough) or -ESHUTDOWN (closed). n <= FR_SEM_MAX */
 static inline int fr_sem_try_acquire(struct fr_sem *sem, uint64_t n)

@@ -48,7 +48,7 @@ static bool always(void *waiting, void *task)
 
 static int send(struct fr_mpsc *q, void *value)
 {
-    int err = q->capacity ? fr_sem_try_acquire(&q->room, 1) : 0;
+    int err = q->capacity ? fr_mpsc_try_reserve(q, 1) : 0;
     if (!err && (err = fr_mpsc_push(q, value)) && q->capacity) {
         fr_mpsc_release(q, 1);
     }
@@ -115,8 +115,33 @@ static void test_capacity(void)
         CHECK(send(&q, item(3)) == -EAGAIN);
         for (uint64_t i = 0; i < 3; i++) {
             CHECK(fr_mpsc_pop(&q) == item(i));
-            CHECK_EQ(fr_sem_available(&q.room), i + 1);
+            CHECK_EQ(fr_mpsc_available(&q), i + 1);
         }
+    }
+    fr_mpsc_destroy(&q);
+}
+
+/* Room is given back in bulk, but to who waits for it at once, and nobody is told that there is none. */
+static void test_room(void)
+{
+    struct fr_mpsc q;
+    struct sleeper a, b;
+    fr_mpsc_init(&q, 2, wake);
+    for (uint64_t round = 0; round < 50; round++) {
+        sleeper_init(&a);
+        sleeper_init(&b);
+        struct fr_sem_waiter first = {.waiter = {.task = &a}}, second = {.waiter = {.task = &b}};
+        CHECK(fr_mpsc_reserve(&q, &first, 2) == 0);
+        CHECK(fr_mpsc_push(&q, item(1)) == 0 && fr_mpsc_push(&q, item(2)) == 0);
+        CHECK(fr_mpsc_reserve(&q, &first, 1) == -EAGAIN && fr_mpsc_reserve(&q, &second, 1) == -EAGAIN);
+        CHECK(fr_mpsc_pop(&q) == item(1));
+        CHECK(a.wakes == 1 && b.wakes == 0 && fr_sem_poll(&first) == 0);
+        CHECK(fr_mpsc_try_reserve(&q, 1) == -EAGAIN); /* the second is next */
+        CHECK(fr_mpsc_pop(&q) == item(2));
+        CHECK(b.wakes == 1 && fr_sem_poll(&second) == 0);
+        CHECK(fr_mpsc_push(&q, item(3)) == 0 && fr_mpsc_push(&q, item(4)) == 0);
+        CHECK(fr_mpsc_pop(&q) == item(3) && fr_mpsc_pop(&q) == item(4));
+        CHECK_EQ(fr_mpsc_available(&q), 2);
     }
     fr_mpsc_destroy(&q);
 }
@@ -261,7 +286,7 @@ static int reserve(struct stress *s, struct rng *rng, uint64_t n)
     struct sleeper sleeper;
     sleeper_init(&sleeper);
     struct fr_sem_waiter waiter = {.waiter = {.task = &sleeper}};
-    int err = fr_sem_acquire(&s->q.room, &waiter, n);
+    int err = fr_mpsc_reserve(&s->q, &waiter, n);
     if (err != -EAGAIN) {
         return err;
     }
@@ -371,7 +396,7 @@ static void test_stress(struct rng *rng, uint64_t capacity, uint64_t ns)
         CHECK_EQ(next[i], s.sent[i]);
     }
     CHECK_EQ(fr_mpsc_len(&s.q), 0);
-    CHECK(!capacity || fr_sem_available(&s.q.room) == capacity);
+    CHECK(!capacity || fr_mpsc_available(&s.q) == capacity);
     fr_mpsc_destroy(&s.q);
 }
 
@@ -381,6 +406,7 @@ int main(int argc, char **argv)
     struct rng rng = {env.seed};
     test_order(&rng);
     test_capacity();
+    test_room();
     test_receiver_waits();
     test_senders_leave();
     test_receiver_closes();

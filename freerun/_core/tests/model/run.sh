@@ -1,8 +1,10 @@
 #!/bin/sh
-# Checks idle.pml with Spin: the protocol holds, and each left-out rule is found out. Needs spin and a C compiler.
+# Checks idle.pml and room.pml with Spin: the protocol holds, and each left-out rule is found out. Needs spin and a C
+# compiler.
 # Half a minute with two workers; `run.sh full` adds three workers and spurious wake-ups: fifteen minutes, 12 GiB.
 set -eu
-model=$(cd "$(dirname "$0")" && pwd)/idle.pml
+models=$(cd "$(dirname "$0")" && pwd)
+model=$models/idle.pml
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
 cd "$work"
@@ -44,4 +46,12 @@ if [ "${1:-}" = full ]; then
     check 0 -DWORKERS=3 -DPUSHERS=1 -DPUSHES=2 -DCHILDREN=1 -DSTUCK
     check 0 -DWORKERS=3 -DPUSHERS=2 -DPUSHES=1 -DCHILDREN=0 -DSTUCK
 fi
+model=$models/room.pml
+check 0
+check 0 -DSENDERS=3
+check 0 -DSENDERS=3 -DCAPACITY=2
+check 1 -DBUG_NO_LOOK
+check 1 -DBUG_LOOK_FIRST
+check 1 -DBUG_NO_MARK
+check 1 -DBUG_CLEAR_LAST -DSENDERS=3
 echo ok
