@@ -21,6 +21,7 @@ from __future__ import annotations
 import argparse
 import os
 import signal
+import sys
 import threading
 from contextlib import suppress
 
@@ -42,6 +43,12 @@ BACKLOG = 1024
 
 ABORT_GRACE = 2.0
 """Seconds that the cleanup of what was aborted may take."""
+
+
+def say(line: str) -> None:
+    """One line, whole: tasks run in parallel, and print() writes a line and its end apart."""
+    sys.stdout.write(f"{line}\n")
+    sys.stdout.flush()
 
 
 class Service:
@@ -80,9 +87,9 @@ class Service:
                 await self.answer_all(client)
                 await self.hang_up(client)
             except OSError as error:
-                print(f"a client went away: {error}", flush=True)
+                say(f"a client went away: {error}")
             except freerun.Cancelled:
-                print("a connection was aborted", flush=True)
+                say("a connection was aborted")
                 raise
 
     async def answer_all(self, client: TcpStream) -> None:
@@ -136,23 +143,23 @@ async def run_service(port: int, deadline: float) -> None:
         freerun.spawn(obey, stream.merge(terminate, interrupt), service)
         listener = await TcpListener.bind(("127.0.0.1", port), backlog=BACKLOG)
         service.tasks.spawn(service.accept, listener)
-        print(f"listening on 127.0.0.1:{listener.local_addr[1]}, process {os.getpid()}", flush=True)
+        say(f"listening on 127.0.0.1:{listener.local_addr[1]}, process {os.getpid()}")
 
         await service.stop.cancelled()
         try:
             await timeout(deadline, service.tasks.wait())
         except TimeoutError:  # what is left is aborted when the runtime is shut down, in main()
-            print(f"the deadline has passed: aborting {len(service.tasks)}", flush=True)
-        print(f"accepted {service.accepted}, answered {service.answered}", flush=True)
+            say(f"the deadline has passed: aborting {len(service.tasks)}")
+        say(f"accepted {service.accepted}, answered {service.answered}")
 
 
 async def obey(signals: stream.Stream[int], service: Service) -> None:
     """The first signal stops the service, the second ends it."""
     async for number in signals:
         if service.stop.is_cancelled():
-            print("again: not waiting", flush=True)
+            say("again: not waiting")
             raise SystemExit(1)
-        print(f"{signal.Signals(number).name}: stopping", flush=True)
+        say(f"{signal.Signals(number).name}: stopping")
         service.begin_to_stop()
 
 

@@ -205,8 +205,8 @@ static enum fr_acquired step_for_room(struct fr_acquire *acquire, EndObject *sen
 }
 
 /* A new reference, for the receiver. On its thread the value is a foreign object, and its last reference would have to be
- * sent back to this one, under a lock, to be counted off (PEP 703, _Py_brc_queue_object): worth three times the send. A
- * reference counted as shared from the start can be dropped by any thread. */
+ * sent back to this one, under a lock, to be counted off (PEP 703, _Py_brc_queue_object). A reference counted as shared
+ * from the start can be dropped by any thread. */
 static PyObject *ref_to_send(PyObject *value)
 {
 #ifdef Py_GIL_DISABLED
