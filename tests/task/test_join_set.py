@@ -247,13 +247,14 @@ async def test_spawn_on(flavor: Flavor) -> None:
         return freerun.Handle.current(), freerun.task.current().name
 
     here = freerun.Handle.current()
-    with flavor.builder().build() as other:
+    with flavor.builder().build() as other, here.enter():  # `with other` enters it until this poll ends
         there = other.handle()
         tasks: JoinSet[Any] = JoinSet()
         for runtime in (other, there):
             tasks.spawn_on(runtime, where, 1, name="a")
             tasks.spawn_on(runtime, where(1), name="a")
             tasks.spawn_blocking_on(runtime, lambda: (freerun.Handle.current(), "a"))
+            assert freerun.Handle.current() == here
         by_key: JoinMap[str, Any] = JoinMap()
         by_key.spawn_on("function", there, where, 1)
         by_key.spawn_on("coroutine", other, where(1))
@@ -267,7 +268,6 @@ async def test_spawn_on(flavor: Flavor) -> None:
         await until(replaced.is_finished)
         if flavor.current_thread:
             await driving
-        assert freerun.Handle.current() == here
         coro = value(1)
         with pytest.raises(TypeError, match="'handle' must be a Handle or a runtime, not int"):
             tasks.spawn_on(3, coro)  # type: ignore[call-overload]
