@@ -93,9 +93,12 @@ def test_what_waits_behind_a_busy_worker_goes_to_another(tmp_path: Path) -> None
 
 
 def test_idle_interpreters_cost_nothing() -> None:
+    """Nor after brief calls, for which both ends spin."""
     with build() as rt:
 
         async def main() -> None:
+            for n in range(500):
+                assert await spawn_isolated(there.echo, n) == (n,)
             for handle in [spawn_isolated(there.async_sleep, 0.01) for _ in range(8)]:
                 await handle
 

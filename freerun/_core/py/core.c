@@ -693,6 +693,7 @@ static void set_fields(struct fr_runtime *rt, CoreObject *core, const struct con
     atomic_store(&rt->stand_in_word, 0);
     atomic_store(&rt->all_stuck, false);
     atomic_store(&rt->worker_spins, false);
+    atomic_store(&rt->mail_awaited, false);
     atomic_store(&rt->drain_epoch, 0);
     atomic_store(&rt->pool_rests, 0);
     atomic_store(&rt->has_signal_pipe, false);

@@ -98,5 +98,12 @@ struct fr_pipe *fr_pipe_of(struct fr_module *mod, PyObject *object, int *end);
 /* A leaf that ends when there is something to look at. `owner` holds the mailbox. */
 PyObject *fr_box_wait_new(struct fr_module *mod, PyObject *owner, struct fr_mailbox *box, enum fr_mailbox_side side,
                           int64_t load);
+/* A task of this runtime has begun to wait for another interpreter, so its worker may spin: worker.c, waits_briefly(). */
+static inline void fr_await_mail(struct fr_runtime *rt)
+{
+    if (!atomic_load_explicit(&rt->mail_awaited, memory_order_relaxed)) { /* relaxed, both: a hint */
+        atomic_store_explicit(&rt->mail_awaited, true, memory_order_relaxed);
+    }
+}
 
 #endif

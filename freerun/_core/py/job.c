@@ -220,6 +220,9 @@ static bool job_link(JobObject *self, struct fr_task *task)
         fr_waiter_link_locked(&job->waiters, &self->waiter);
     }
     fr_mutex_unlock(&job->lock);
+    if (link) {
+        fr_await_mail(task->rt);
+    }
     return done;
 }
 

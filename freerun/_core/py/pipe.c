@@ -56,6 +56,7 @@ static PyObject *wait_first(BoxWaitObject *self, struct fr_task *task)
     fr_task_ref(task);
     if (fr_mailbox_wait(self->box, self->side, &self->waiter)) {
         self->state = LINED;
+        fr_await_mail(task->rt);
         return fr_leaf_park();
     }
     fr_task_unref(task);

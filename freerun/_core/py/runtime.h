@@ -70,7 +70,7 @@ struct fr_worker {
     uint64_t last_turn_ticks;
     uint64_t last_turn_ns;
     uint64_t ticks_per_ms;
-    struct fr_spin spin; /* how long it waits while a brief blocking call is under way */
+    struct fr_spin spin; /* how long it waits for a brief call, or another interpreter */
     uint64_t next_id, last_id;
     struct fr_task *free_tasks;
     uint32_t free_task_count;
@@ -186,7 +186,8 @@ struct fr_runtime {
     _Atomic uint32_t done;          /* futex: bumped when a shard runs empty during shutdown */
     _Atomic uint32_t stand_in_word; /* futex: see stand_in.c */
     _Atomic bool all_stuck;         /* the watch writes: every worker is stuck in one poll */
-    _Atomic bool worker_spins;      /* a worker spins for the end of a blocking call: no other one does */
+    _Atomic bool worker_spins;      /* a worker spins, see spin_before_park(): no other one does */
+    _Atomic bool mail_awaited; /* a task began to wait for another interpreter, and no wait was long since: a hint */
 
     /* Paused clock (current-thread). Under driver.timer_lock where it meets timers. */
     _Atomic bool paused;

@@ -3,7 +3,7 @@
  * - the driver is looked at every event_interval polls *or* every millisecond, since Python polls are long;
  * - the LIFO slot of a worker that has been in one poll for long (`stuck`, set by the watch) may be stolen;
  * - a push looks at the idle word with a load, not an RMW: its own store of the queue's tail is seq_cst;
- * - before it parks, a worker with a brief blocking call under way spins for its end, see spin_for_call().
+ * - before it parks, a worker with a brief blocking call under way, or mail due from another interpreter, spins for it: spin_before_park().
  *
  * The LIFO slot: the owner swaps tasks in and out; a thief takes one by exchange when the owner is stuck. A task in it
  * wakes nobody: it runs next on this worker, unless the watch finds the worker stuck.
@@ -583,7 +583,7 @@ static bool has_own_work(struct fr_worker *worker)
     return atomic_load_explicit(&worker->lifo, memory_order_relaxed) || fr_queue_len(&worker->queue) > 0;
 }
 
-/* ---- spinning for the end of a blocking call, rt/spin.h ---- */
+/* ---- spinning for what is over soon, rt/spin.h ---- */
 
 /* One is under way that is over soon: the last one was brief, and a thread was awake to take it. Were it to be woken, it
  * might be on this very CPU, to run when we sleep. A hint, so relaxed; the first load is all that a worker without
@@ -593,6 +593,13 @@ static bool has_brief_call(struct fr_runtime *rt)
     return atomic_load_explicit(&rt->blocking_running, memory_order_relaxed) && rt->pool.may_spin &&
            atomic_load_explicit(&rt->pool.awake, memory_order_relaxed) &&
            atomic_load_explicit(&rt->pool.brief, memory_order_relaxed);
+}
+
+/* Worth a spin, if those before were: a brief call, or what comes from another interpreter, where nobody knows how long it
+ * takes (relaxed: a hint). */
+static bool waits_briefly(struct fr_runtime *rt)
+{
+    return has_brief_call(rt) || (atomic_load_explicit(&rt->mail_awaited, memory_order_relaxed) && rt->pool.may_spin);
 }
 
 /* Something this worker would have been woken for; a lone task in another's queue is that one's next. */
@@ -623,7 +630,7 @@ static bool spin(struct fr_worker *worker, struct fr_event *until)
         if (is_set(until) || has_surplus(worker)) {
             return true;
         }
-        if (fr_park_is_notified(&worker->parker) || !has_brief_call(rt)) {
+        if (fr_park_is_notified(&worker->parker) || !waits_briefly(rt)) {
             return false;
         }
     } while (fr_clock_ns() < end);
@@ -631,13 +638,13 @@ static bool spin(struct fr_worker *worker, struct fr_event *until)
     return false;
 }
 
-/* What is woken meanwhile comes through the injector, as the pool's threads are no workers. The spinner is awake in the
+/* What is woken meanwhile comes through the injector, as the pool's threads and other interpreters' are no workers here. The spinner is awake in the
  * idle word, and where there are others counted as searching: who pushes then wakes nobody, and it owes a look at all
  * queues when it is no longer counted, in leave_search() or park() [I2]. At most one worker at a time. True: look again. */
-static bool spin_for_call(struct fr_worker *worker, struct fr_event *until)
+static bool spin_before_park(struct fr_worker *worker, struct fr_event *until)
 {
     struct fr_runtime *rt = worker->rt;
-    if (!has_brief_call(rt) || !fr_spin_is_worth(&worker->spin)) {
+    if (!waits_briefly(rt) || !fr_spin_is_worth(&worker->spin)) {
         return false;
     }
     bool others = rt->nworkers > 1;
@@ -656,6 +663,15 @@ static bool spin_for_call(struct fr_worker *worker, struct fr_event *until)
     PyEval_RestoreThread(state);
     worker->spun = found;
     return found;
+}
+
+static void learn_from_park(struct fr_worker *worker, uint64_t parked_at)
+{
+    enum fr_spin_end end = fr_spin_slept(parked_at, fr_clock_ns());
+    fr_spin_learn(&worker->spin, end);
+    if (end == FR_SPIN_LONG) {
+        atomic_store_explicit(&worker->rt->mail_awaited, false, memory_order_relaxed);
+    }
 }
 
 /* 0, or -1 with an exception from a signal handler. */
@@ -735,14 +751,14 @@ int fr_worker_run(struct fr_worker *worker, struct fr_event *until)
             if (!fr_worker_run_task(worker, task, now)) {
                 return fr_forked(rt) ? raise_forked() : 0;
             }
-        } else if (!jump_clock(worker) && !spin_for_call(worker, until)) {
-            bool calls = has_brief_call(rt);
-            uint64_t parked_at = calls ? fr_clock_ns() : 0;
+        } else if (!jump_clock(worker) && !spin_before_park(worker, until)) {
+            bool briefly = waits_briefly(rt);
+            uint64_t parked_at = briefly ? fr_clock_ns() : 0;
             if (park(worker, until)) {
                 return -1;
             }
-            if (calls) {
-                fr_spin_learn(&worker->spin, fr_spin_slept(parked_at, fr_clock_ns()));
+            if (briefly) {
+                learn_from_park(worker, parked_at);
             }
             if (fr_stopped(rt)) {
                 break;

@@ -23,7 +23,7 @@
  *   -DBUG_SPUN_NO_LOOK        (with STUCK, SPIN) the last searcher that finds work after a spin neither wakes nor looks
  *   -DBUG_SPIN_NO_RECHECK     (with SPIN) a worker that has spun in vain parks without looking again
  * -DSPURIOUS adds workers that wake by themselves (time-outs, driver events). -DSPIN adds the spin before a worker parks,
- * while a blocking call is under way (py/worker.c, spin_for_call()): whether there is one, how long the spin lasts and
+ * while a blocking call is under way (py/worker.c, spin_before_park()): whether there is one, how long the spin lasts and
  * what ends it is left open. Tasks that the call's end makes runnable are the pushers'.
  */
 #ifndef WORKERS
@@ -254,7 +254,7 @@ end_stuck:
     held--;
     goto again;
 
-spin: /* spin_for_call() */
+spin: /* spin_before_park() */
 #ifdef SPIN
     if
     :: true -> goto park /* no brief call is under way, or a spin is not worth it */
