@@ -26,6 +26,7 @@ from support import (
 
 import freerun
 from freerun.signal import Signal, signal
+from freerun.sync import Notify
 
 USR1, USR2 = system.SIGUSR1, system.SIGUSR2
 
@@ -54,20 +55,25 @@ def assert_beneath(beneath: list[int], signum: int) -> None:
 
 @pytest.mark.parametrize("flavor", FLAVORS_AND_DRIVERS, indirect=True, ids=str)
 def test_each_one_arrives(rt: freerun.Runtime, flavor: Flavor, beneath: list[int]) -> None:
-    async def listen(listening: list[int]) -> list[int]:
+    async def listen(heard: list[int], listening: Notify, enough: Notify) -> None:
         with signal(USR1) as usr1:
-            listening.append(1)
-            return [await usr1.recv() for _ in range(3)]
+            listening.notify_one()
+            for _ in range(3):
+                heard.append(await usr1.recv())
+            await enough.notified()  # one that comes later goes to what is beneath
 
     async def main() -> None:
         for _ in range(5):
-            listening: list[int] = []
-            listener = freerun.spawn(listen, listening)
-            await until(lambda: listening)
-            while not listener.is_finished():
-                send(USR1)
+            heard: list[int] = []
+            listening, enough = Notify(), Notify()
+            listener = freerun.spawn(listen, heard, listening, enough)
+            await listening.notified()
+            while len(heard) < 3:
+                system.raise_signal(USR1)  # it has been caught when this returns
                 await freerun.time.sleep(0.001)
-            assert await listener == [USR1] * 3
+            enough.notify_one()
+            await listener
+            assert heard == [USR1] * 3
 
     rt.block_on(main)
     assert beneath == []
