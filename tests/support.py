@@ -168,6 +168,24 @@ def check_script(source: str, *arguments: str, **options: Any) -> str:
     return done.stdout
 
 
+HEAP_IN_USE = """
+import ctypes, gc, sys
+
+class MallInfo(ctypes.Structure):
+    names = "arena ordblks smblks hblks hblkhd usmblks fsmblks uordblks fordblks keepcost"
+    _fields_ = [(name, ctypes.c_size_t) for name in names.split()]
+
+mallinfo = getattr(ctypes.CDLL(None), "mallinfo2", MallInfo)  # only glibc has it
+mallinfo.restype = MallInfo
+
+def in_use():  # objects, and bytes of the C heap; what is in RAM tells more of what allocators keep
+    gc.collect()
+    info = mallinfo()
+    return sys.getallocatedblocks(), info.uordblks + info.hblkhd
+"""
+"""For scripts that look for leaks: `in_use()`."""
+
+
 def seeded() -> random.Random:
     """A random generator whose seed stands in the output of a failing test; FREERUN_SEED repeats it."""
     seed = int(os.environ.get("FREERUN_SEED") or random.SystemRandom().randrange(1 << 32))

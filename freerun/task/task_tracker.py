@@ -96,7 +96,17 @@ class TaskTracker:
         Errors: as `freerun.spawn`; the count is then as before. Cancel safety: does not wait. Thread safety: any
         thread, inside a runtime. Tokio: `TaskTracker::spawn`.
         """
-        return self._spawn(_native.spawn, coro, args, name, context)
+        if not callable(coro) or args:
+            _check(coro, args)
+        running: Any = _tracked(self, coro, args)
+        running.__qualname__ = getattr(coro, "__qualname__", "") or type(coro).__qualname__  # for reports
+        next(running)
+        try:
+            return _native.spawn(running, name=name, context=context)
+        except BaseException:
+            running.close()
+            close_unstarted(coro)
+            raise
 
     @overload
     def spawn_on[T](
@@ -121,7 +131,9 @@ class TaskTracker:
     def spawn_on(  # type: ignore[misc]  # mypy on TypeVarTuple
         self, handle: Any, coro: Any, /, *args: Any, name: str | None = None, context: Context | None = None
     ) -> JoinHandle[Any]:
-        """As `spawn`, on the runtime of a `Handle` or `Runtime`. Tokio: `TaskTracker::spawn_on`.
+        """As `spawn`, on the runtime of a `Handle` or `Runtime`; `TypeError` for what is none.
+
+        Tokio: `TaskTracker::spawn_on`.
 
         Example::
 
@@ -135,27 +147,8 @@ class TaskTracker:
             with freerun.Runtime() as rt:
                 assert tracker.spawn_on(rt, one).blocking_result() == 1
         """
-        return self._spawn(handle.spawn, coro, args, name, context)
-
-    def _spawn(
-        self,
-        spawn: Callable[..., JoinHandle[Any]],
-        coro: Any,
-        args: tuple[Any, ...],
-        name: str | None,
-        context: Context | None,
-    ) -> JoinHandle[Any]:
-        if not callable(coro) or args:
-            _check(coro, args)
-        running: Any = _tracked(self, coro, args)
-        running.__qualname__ = getattr(coro, "__qualname__", "") or type(coro).__qualname__  # for reports
-        next(running)
-        try:
-            return spawn(running, name=name, context=context)
-        except BaseException:
-            running.close()
-            close_unstarted(coro)
-            raise
+        with entered(handle, coro):
+            return self.spawn(coro, *args, name=name, context=context)
 
     def spawn_blocking[**P, T](self, fn: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> JoinHandle[T]:
         """Call a function on the blocking pool, as `freerun.spawn_blocking` does, and count it until it has ended.

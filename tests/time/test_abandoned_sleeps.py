@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import pytest
-from support import check_script
+from support import HEAP_IN_USE, check_script
 
-SCRIPT = """
-import ctypes, gc, sys
+SCRIPT = (
+    HEAP_IN_USE
+    + """
+import sys
 import freerun
 
 flavor, workers = sys.argv[1:]
@@ -32,18 +34,6 @@ async def sleeper(count):
     count()
     await freerun.time.sleep(3600)
 
-class MallInfo(ctypes.Structure):
-    names = "arena ordblks smblks hblks hblkhd usmblks fsmblks uordblks fordblks keepcost"
-    _fields_ = [(name, ctypes.c_size_t) for name in names.split()]
-
-mallinfo = getattr(ctypes.CDLL(None), "mallinfo2", MallInfo)  # only glibc has it
-mallinfo.restype = MallInfo
-
-def in_use():  # objects, and bytes of the C heap; what is in RAM tells more of what allocators keep
-    gc.collect()
-    info = mallinfo()
-    return sys.getallocatedblocks(), info.uordblks + info.hblkhd
-
 with freerun.Builder.new_current_thread().build() if flavor == "current_thread" else (
     freerun.Builder().worker_threads(int(workers)).build()
 ) as rt:
@@ -58,6 +48,7 @@ with freerun.Builder.new_current_thread().build() if flavor == "current_thread" 
     for early, late, each in zip(zip(*sizes[2:6]), zip(*sizes[-4:]), (1 / 10, 80)):
         assert min(late) - min(early) < done * each, sizes
 """
+)
 
 
 @pytest.mark.parametrize("arguments", [("current_thread", "1"), ("multi_thread", "2")], ids="-".join)

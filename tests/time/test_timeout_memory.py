@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import pytest
-from support import check_script
+from support import HEAP_IN_USE, check_script
 
-SCRIPT = """
-import ctypes, gc, sys
+SCRIPT = (
+    HEAP_IN_USE
+    + """
+import sys
 import freerun
 from freerun.time import DelayQueue, interval, sleep, timeout
 
@@ -77,18 +79,6 @@ async def ticks():
         every.reset_immediately()
         await every.tick()
 
-class MallInfo(ctypes.Structure):
-    names = "arena ordblks smblks hblks hblkhd usmblks fsmblks uordblks fordblks keepcost"
-    _fields_ = [(name, ctypes.c_size_t) for name in names.split()]
-
-mallinfo = getattr(ctypes.CDLL(None), "mallinfo2", MallInfo)  # only glibc has it
-mallinfo.restype = MallInfo
-
-def in_use():  # objects, and bytes of the C heap; what is in RAM tells more of what allocators keep
-    gc.collect()
-    info = mallinfo()
-    return sys.getallocatedblocks(), info.uordblks + info.hblkhd
-
 with freerun.Builder.new_current_thread().build() if flavor == "current_thread" else (
     freerun.Builder().worker_threads(2).build()
 ) as rt:
@@ -103,6 +93,7 @@ done = (ROUNDS - WARM - 4) * per_round / 4
 for early, late, each in zip(zip(*sizes[WARM - 3 : WARM + 1]), zip(*sizes[-4:]), (1 / 10, 80)):
     assert min(late) - min(early) < done * each, sizes
 """
+)
 
 WHAT = ["ready", "armed", "blocks", "nested", "expired", "aborted", "queue", "ticks"]
 
