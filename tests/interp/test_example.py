@@ -20,17 +20,20 @@ def test_isolated_service() -> None:
     with subprocess.Popen(
         command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment
     ) as service:
-        assert service.stdin
-        assert service.stdout
-        line = service.stdout.readline()
-        assert "listening on 127.0.0.1:" in line
-        assert "2 workers" in line
-        port = int(line.split(":")[1].split()[0])
-        for _ in range(4):
-            with socket.create_connection(("127.0.0.1", port), timeout=PATIENCE) as client:
-                client.sendall(b'{"op": "readability", "text": "To be or not to be."}\n')
-                answer = json.loads(client.makefile().readline())
-        assert answer["ok"]
-        assert answer["readability"]["words"] == 6
-        service.stdin.close()
-        assert service.wait(PATIENCE) == 0
+        try:
+            assert service.stdin
+            assert service.stdout
+            line = service.stdout.readline()
+            assert "listening on 127.0.0.1:" in line
+            assert "2 workers" in line
+            port = int(line.split(":")[1].split()[0])
+            for _ in range(4):
+                with socket.create_connection(("127.0.0.1", port), timeout=PATIENCE) as client:
+                    client.sendall(b'{"op": "readability", "text": "To be or not to be."}\n')
+                    answer = json.loads(client.makefile().readline())
+            assert answer["ok"]
+            assert answer["readability"]["words"] == 6
+            service.stdin.close()
+            assert service.wait(PATIENCE) == 0
+        finally:
+            service.kill()

@@ -451,13 +451,16 @@ def test_ctrl_c_with_work_in_flight(tmp_path: Path) -> None:
     """The work is cancelled, its cleanup runs over there, and the process ends as by Ctrl-C."""
     path = tmp_path / "script.py"
     path.write_text(textwrap.dedent(MAIN + """
+    def say(line):  # in one write: unbuffered, print() makes two, and another interpreter's may come between
+        os.write(1, f"{line}\\n".encode())
+
     async def clean():
-        print("began", flush=True)
+        say("began")
         try:
             await freerun.time.sleep(3600)
         finally:
             await freerun.time.sleep(0.01)
-            print("cleaned", flush=True)
+            say("cleaned")
 
     async def main():
         for handle in [freerun.spawn_isolated(clean) for _ in range(3)]:
@@ -472,11 +475,14 @@ def test_ctrl_c_with_work_in_flight(tmp_path: Path) -> None:
         env={**os.environ, "PYTHONSAFEPATH": "1"},
     )  # fmt: skip
     with process:
-        assert process.stdout
-        for _ in range(3):
-            assert process.stdout.readline() == "began\n"
-        process.send_signal(signal.SIGINT)
-        out, err = process.communicate(timeout=PATIENCE)
+        try:
+            assert process.stdout
+            for _ in range(3):
+                assert process.stdout.readline() == "began\n"
+            process.send_signal(signal.SIGINT)
+            out, err = process.communicate(timeout=PATIENCE)
+        finally:
+            process.kill()
     assert process.returncode == -signal.SIGINT
     assert out == 3 * "cleaned\n"
     assert err.endswith("KeyboardInterrupt\n")
