@@ -14,7 +14,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from support import PATIENCE, Flavor, is_parked, run_script, wait_until
+from support import PATIENCE, Flavor, is_parked, native_threads, run_script, wait_until
 
 import freerun
 
@@ -29,7 +29,7 @@ def unique_name() -> str:
 def threads_named(prefix: str) -> list[str]:
     """The names of this process's native threads that begin with it."""
     found = []
-    for task in Path("/proc/self/task").iterdir():
+    for task in native_threads():
         try:
             name = (task / "comm").read_text().strip()
         except OSError:  # it has ended meanwhile

@@ -210,9 +210,24 @@ def open_fds() -> dict[int, str]:
     return found
 
 
-def native_threads() -> int:
-    """How many threads the system counts, those that Python's `threading` does not know included."""
-    return len(list(Path("/proc/self/task").iterdir()))
+def native_threads() -> list[Path]:
+    """This process's threads in /proc, those that Python's `threading` does not know included. The kernel lists one for a
+    moment after it could be joined; those that are past that point are left out."""
+    return [task for task in Path("/proc/self/task").iterdir() if not _is_exiting(task)]
+
+
+def thread_count() -> int:
+    """How many there are."""
+    return len(native_threads())
+
+
+def _is_exiting(task: Path) -> bool:
+    try:
+        stat = (task / "stat").read_text()
+    except OSError:  # it has ended meanwhile
+        return True
+    flags = int(stat.rpartition(")")[2].split()[6])
+    return bool(flags & 0x4)  # PF_EXITING
 
 
 @contextmanager

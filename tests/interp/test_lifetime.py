@@ -22,7 +22,7 @@ from support import (
     FREE_THREADED,
     MULTI,
     PATIENCE,
-    native_threads,
+    thread_count,
     open_fds,
     run_script,
     seeded,
@@ -218,14 +218,14 @@ def test_nothing_is_left_after_many_rounds() -> None:
         round_()
     gc.collect()
     wait_until(lambda: workers() == 0)
-    fds, threads, memory, objects = len(open_fds()), native_threads(), resident(), len(gc.get_objects())
+    fds, threads, memory, objects = len(open_fds()), thread_count(), resident(), len(gc.get_objects())
     interpreters = there.interpreters()
     started = rounds = 0
     deadline = time.monotonic() + stress_seconds(4)
     while rounds < (ROUNDS or 1000) and (ROUNDS or time.monotonic() < deadline or rounds < 5):
         round_()
         rounds += 1
-    wait_until(lambda: native_threads() <= threads)
+    wait_until(lambda: thread_count() <= threads)
     wait_until(lambda: there.interpreters() <= interpreters)
     gc.collect()
     assert len(open_fds()) <= fds

@@ -9,7 +9,7 @@ import weakref
 from pathlib import Path
 from typing import Any
 
-from support import Flavor, native_threads, open_fds, wait_until
+from support import Flavor, thread_count, open_fds, wait_until
 
 import freerun
 from freerun.sync import oneshot
@@ -79,7 +79,7 @@ def test_a_thousand_rounds(flavor: Flavor) -> None:
 
     def state() -> dict[str, int]:
         return {
-            "threads": native_threads(),
+            "threads": thread_count(),
             "descriptors": len(open_fds()),
             "references to the thing": sys.getrefcount(thing),
             "references to Thing": sys.getrefcount(Thing),
@@ -92,7 +92,7 @@ def test_a_thousand_rounds(flavor: Flavor) -> None:
     alive = [ref for ref in references[1:] if ref() is not None]
     assert not alive
     references = references[:1]
-    wait_until(lambda: native_threads() <= before["threads"])
+    wait_until(lambda: thread_count() <= before["threads"])
     gc.collect()
     after = state()
     assert after["threads"] <= before["threads"]
@@ -139,11 +139,11 @@ def test_tasks_leave_nothing(rt: freerun.Runtime) -> None:
 
 def test_failing_to_start_leaves_nothing() -> None:
     """A runtime whose hooks fail, and settings that do not go together."""
-    fds, threads = len(open_fds()), native_threads()
+    fds, threads = len(open_fds()), thread_count()
     for _ in range(50):
         try:
             freerun.Builder().start_paused().build()
         except ValueError:
             pass
     assert len(open_fds()) <= fds
-    assert native_threads() <= threads
+    assert thread_count() <= threads

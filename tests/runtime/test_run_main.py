@@ -8,7 +8,7 @@ import threading
 from typing import Any
 
 import pytest
-from support import native_threads
+from support import thread_count
 
 import freerun
 
@@ -41,11 +41,11 @@ def test_run_raises_what_main_raises() -> None:
     async def fails() -> None:
         raise KeyError("k")
 
-    before = native_threads()
+    before = thread_count()
     for flavor in ("multi_thread", "current_thread"):
         with pytest.raises(KeyError):
             freerun.run(fails, flavor=flavor)
-    assert native_threads() <= before
+    assert thread_count() <= before
 
 
 @pytest.mark.parametrize(("arguments", "options", "error", "name"), [

@@ -8,7 +8,7 @@ from collections import Counter
 from random import Random
 
 import pytest
-from support import Flavor, in_threads, native_threads, seeded, stress_seconds, wait_until
+from support import Flavor, in_threads, thread_count, seeded, stress_seconds, wait_until
 
 import freerun
 
@@ -25,14 +25,14 @@ def busy(microseconds: float) -> None:
 def test_calls_storm(flavor: Flavor) -> None:
     """Each call runs once and returns, from tasks and from threads, brief or not, while threads leave and come."""
     random = seeded()
-    before = native_threads()
+    before = thread_count()
     deadline = time.monotonic() + stress_seconds(1.0)
     while time.monotonic() < deadline:
         keep_alive = random.choice([0.0, 2e-5, 1e-3, 10.0])
         rt = flavor.builder().thread_keep_alive(keep_alive).max_blocking_threads(random.randint(1, 4)).build()
         round_ends = time.monotonic() + random.uniform(0.01, 0.1)
         storm(rt, [random.getrandbits(32) for _ in range(5)], round_ends)
-    wait_until(lambda: native_threads() <= before)
+    wait_until(lambda: thread_count() <= before)
 
 
 def storm(rt: freerun.Runtime, seeds: list[int], deadline: float) -> None:

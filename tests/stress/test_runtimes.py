@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 from engine_support import outcome
-from support import FLAVORS, PATIENCE, in_threads, native_threads, open_fds, seeded, stress_seconds, wait_until
+from support import FLAVORS, PATIENCE, in_threads, thread_count, open_fds, seeded, stress_seconds, wait_until
 
 import freerun
 from freerun.sync import RecvError, oneshot
@@ -36,7 +36,7 @@ def test_created_and_destroyed_concurrently() -> None:
     seconds = stress_seconds(2)
     with freerun.Builder().worker_threads(1).build() as rt:
         rt.block_on(body, 1)
-    threads, fds = native_threads(), len(open_fds())
+    threads, fds = thread_count(), len(open_fds())
 
     def make(k: int) -> None:
         random = Random(seed + k)
@@ -56,7 +56,7 @@ def test_created_and_destroyed_concurrently() -> None:
 
     with in_threads(4, make):
         pass
-    wait_until(lambda: native_threads() <= threads)
+    wait_until(lambda: thread_count() <= threads)
     wait_until(lambda: len(open_fds()) <= fds)
 
 

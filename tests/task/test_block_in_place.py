@@ -6,7 +6,7 @@ import threading
 from typing import Any
 
 import pytest
-from support import CURRENT, MULTI, PATIENCE, every_flavor, is_parked, native_threads, only, until
+from support import CURRENT, MULTI, PATIENCE, every_flavor, is_parked, thread_count, only, until
 
 import freerun
 
@@ -120,9 +120,9 @@ def test_many_at_once(rt: freerun.Runtime) -> None:
         handles = [freerun.spawn(blocks) for _ in range(12)]
         return {await handle for handle in handles}
 
-    before = native_threads()
+    before = thread_count()
     assert rt.block_on(main) == set(range(12))
-    assert native_threads() <= before + 12
+    assert thread_count() <= before + 12
 
 
 @only(*MULTI)
@@ -132,9 +132,9 @@ def test_threads_do_not_pile_up(rt: freerun.Runtime) -> None:
             freerun.block_in_place(int)
             await freerun.yield_now()
 
-    before = native_threads()
+    before = thread_count()
     rt.block_on(main)
-    assert native_threads() <= before + 20
+    assert thread_count() <= before + 20
 
 
 @only(*MULTI)

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from support import PATIENCE, Flavor, check_script, every_flavor, native_threads, until, wait_until
+from support import PATIENCE, Flavor, check_script, every_flavor, thread_count, until, wait_until
 
 import freerun
 from freerun import fs
@@ -219,7 +219,7 @@ def test_system_exit_while_nobody_blocks(flavor: Flavor, reports: Any) -> None:
 
 def test_idle_threads_leave_in_the_end(flavor: Flavor) -> None:
     """After a burst, the threads are gone when keep-alive is over, and their names said what they were."""
-    before = native_threads()
+    before = thread_count()
     names: set[str] = set()
     together = threading.Barrier(16)
 
@@ -228,13 +228,13 @@ def test_idle_threads_leave_in_the_end(flavor: Flavor) -> None:
         together.wait(PATIENCE)
 
     with flavor.builder().thread_name("burst").thread_keep_alive(0.01).build() as rt:
-        started = native_threads()
+        started = thread_count()
         for handle in [rt.spawn_blocking(call) for _ in range(16)]:
             handle.blocking_result(PATIENCE)
         wait_until(lambda: rt.metrics().num_blocking_threads == 0)
-        wait_until(lambda: native_threads() <= started)
+        wait_until(lambda: thread_count() <= started)
     assert names == {f"burst-b{i}" for i in range(16)}
-    wait_until(lambda: native_threads() <= before)
+    wait_until(lambda: thread_count() <= before)
 
 
 def test_at_exit(tmp_path: Path) -> None:

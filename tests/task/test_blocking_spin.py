@@ -11,7 +11,7 @@ from collections import Counter
 from contextlib import suppress
 from random import Random
 
-from support import PATIENCE, Flavor, check_script, every_flavor, in_threads, native_threads, seeded, until, wait_until
+from support import PATIENCE, Flavor, check_script, every_flavor, in_threads, thread_count, seeded, until, wait_until
 
 import freerun
 
@@ -133,7 +133,7 @@ async def test_wakes_from_other_threads(rt: freerun.Runtime) -> None:
 def test_keep_alive_shorter_than_a_spin(flavor: Flavor) -> None:
     """Threads leave while others spin, sleep and are asked for; each call finds one."""
     random = seeded()
-    before = native_threads()
+    before = thread_count()
     for keep_alive in (0.0, 1e-6, 1e-5, 1e-4):
         with flavor.builder().thread_keep_alive(keep_alive).max_blocking_threads(3).build() as rt:
 
@@ -144,7 +144,7 @@ def test_keep_alive_shorter_than_a_spin(flavor: Flavor) -> None:
 
             rt.block_on(main)
             wait_until(lambda rt=rt: rt.metrics().num_blocking_threads == 0)  # type: ignore[misc]
-    wait_until(lambda: native_threads() <= before)
+    wait_until(lambda: thread_count() <= before)
 
 
 def test_idle_after_brief_calls(flavor: Flavor) -> None:
@@ -158,7 +158,7 @@ def test_idle_after_brief_calls(flavor: Flavor) -> None:
 def test_shutdown_at_any_moment(flavor: Flavor) -> None:
     """Calls from tasks and threads while the runtime ends: each is run once or refused, none hangs."""
     random = seeded()
-    before = native_threads()
+    before = thread_count()
     for _ in range(15):
         rt = flavor.builder().thread_keep_alive(random.choice([0.0, 1e-5, 10.0])).max_blocking_threads(3).build()
         ran: Counter[int] = Counter()
@@ -204,7 +204,7 @@ def test_shutdown_at_any_moment(flavor: Flavor) -> None:
             rt.shutdown()
         assert set(ran.values()) == {1}
         assert set(returned) <= set(ran)
-    wait_until(lambda: native_threads() <= before)
+    wait_until(lambda: thread_count() <= before)
 
 
 def test_on_one_cpu() -> None:

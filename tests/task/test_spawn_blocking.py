@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from support import PATIENCE, Flavor, every_flavor, is_freed, native_threads, until, wait_until
+from support import PATIENCE, Flavor, every_flavor, is_freed, thread_count, until, wait_until
 
 import freerun
 
@@ -103,13 +103,13 @@ async def test_a_thousand_at_once(rt: freerun.Runtime) -> None:
 
 def test_keep_alive(flavor: Flavor) -> None:
     with flavor.builder().thread_keep_alive(0.005).build() as rt:
-        before = native_threads()
+        before = thread_count()
 
         async def main() -> None:
             release = threading.Event()
             handles = [freerun.spawn_blocking(release.wait, PATIENCE) for _ in range(5)]
             await until(lambda: rt.metrics().num_blocking_threads == 5)
-            assert native_threads() >= before + 5
+            assert thread_count() >= before + 5
             release.set()
             for handle in handles:
                 await handle
@@ -117,7 +117,7 @@ def test_keep_alive(flavor: Flavor) -> None:
             assert await freerun.spawn_blocking(int) == 0  # and it starts again
 
         rt.block_on(main)
-        wait_until(lambda: native_threads() <= before)
+        wait_until(lambda: thread_count() <= before)
 
 
 def test_idle_threads_are_reused(flavor: Flavor) -> None:
