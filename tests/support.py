@@ -211,8 +211,8 @@ def open_fds() -> dict[int, str]:
 
 
 def native_threads() -> list[Path]:
-    """This process's threads in /proc, those that Python's `threading` does not know included. The kernel lists one for a
-    moment after it could be joined; those that are past that point are left out."""
+    """This process's threads in /proc, those that Python's `threading` does not know included. The kernel lists one for
+    a moment after it could be joined; those that are past that point are left out."""
     return [task for task in Path("/proc/self/task").iterdir() if not _is_exiting(task)]
 
 

@@ -47,7 +47,7 @@ enum { FR_FREE_MAX = 512, FR_FREE_TASKS_MAX = 8192, FR_SITE_CACHE = 16 };
 struct fr_site_cache {
     uintptr_t code;
     int lasti;
-    const struct fr_site *site;
+    struct fr_site *site;
 };
 
 struct fr_worker {
@@ -70,7 +70,8 @@ struct fr_worker {
     uint64_t last_turn_ticks;
     uint64_t last_turn_ns;
     uint64_t ticks_per_ms;
-    struct fr_spin spin; /* how long it waits for a brief call, or another interpreter */
+    uint64_t ns_per_tick; /* times 2^16 */
+    struct fr_spin spin;  /* how long it waits for a brief call, or another interpreter */
     uint64_t next_id, last_id;
     struct fr_task *free_tasks;
     uint32_t free_task_count;
@@ -86,7 +87,8 @@ struct fr_worker {
     _Alignas(64) _Atomic uint64_t polls; /* odd while a task is being polled */
     _Atomic uint64_t current_id;
     _Atomic uint64_t thread_ident;
-    _Atomic bool stuck; /* the watch writes: this worker is stuck in one poll, its LIFO slot may be stolen */
+    struct fr_cost cost; /* of a turn */
+    _Atomic bool stuck;  /* the watch writes: this worker is stuck in one poll, its LIFO slot may be stolen */
     _Atomic uint64_t parks, steals, steal_tries, overflows, lifo_hits, turns;
 };
 
@@ -232,8 +234,9 @@ int fr_worker_start(struct fr_worker *worker);
 int fr_give_core_away(struct fr_worker *worker);
 uint64_t fr_now_ns(struct fr_runtime *rt);
 void *fr_next_queued(struct fr_worker *worker);
-/* Runs a task and what it puts into the LIFO slot. False: the core was given away, or this is the child of a fork. */
-bool fr_worker_run_task(struct fr_worker *worker, struct fr_task *task, uint64_t now);
+/* Runs a task and what it puts into the LIFO slot. False: the core was given away, or this is the child of a fork. `*now` is
+ * what fr_clock_ticks() said a moment ago, before and after. */
+bool fr_worker_run_task(struct fr_worker *worker, struct fr_task *task, uint64_t *now);
 /* For a thread without a share in the idle word: its own, the injector's, or another core's. NULL: nothing. */
 void *fr_worker_find(struct fr_worker *worker);
 /* All that is queued here goes to the injector, for whoever comes first. */

@@ -9,13 +9,6 @@
 
 #include "runtime.h"
 
-struct fr_site {
-    uintptr_t key;
-    int lasti;
-    bool own;       /* in freerun itself */
-    PyObject *code; /* strong */
-};
-
 /* A program that makes code without end gets no more entries (and reports "unknown"), rather than unbounded memory. */
 enum { MAX_SITES = 1 << 14, FIRST_SIZE = 256 };
 
@@ -25,13 +18,13 @@ static uint32_t site_hash(uintptr_t key, int lasti)
     return (uint32_t)(h >> 32);
 }
 
-static const struct fr_site *find_locked(struct fr_site_table *table, uintptr_t key, int lasti)
+static struct fr_site *find_locked(struct fr_site_table *table, uintptr_t key, int lasti)
 {
     if (!table->size) {
         return NULL;
     }
     for (uint32_t i = site_hash(key, lasti);; i++) {
-        const struct fr_site *site = table->slots[i & (table->size - 1)];
+        struct fr_site *site = table->slots[i & (table->size - 1)];
         if (!site || (site->key == key && site->lasti == lasti)) {
             return site;
         }
@@ -69,10 +62,10 @@ static bool grow_locked(struct fr_site_table *table)
 }
 
 /* Adds `site` unless another thread did; returns the one in the table, NULL if it is full. */
-static const struct fr_site *add(struct fr_site_table *table, struct fr_site *site)
+static struct fr_site *add(struct fr_site_table *table, struct fr_site *site)
 {
     fr_mutex_lock(&table->lock);
-    const struct fr_site *found = find_locked(table, site->key, site->lasti);
+    struct fr_site *found = find_locked(table, site->key, site->lasti);
     if (!found && table->used < MAX_SITES && grow_locked(table)) {
         place_locked(table->slots, table->size, site);
         table->used++;
@@ -93,10 +86,10 @@ static bool is_own(PyObject *globals)
 }
 
 /* `template` is what the entry will be if there is none; its code is borrowed. */
-static const struct fr_site *intern(struct fr_module *mod, struct fr_site template)
+static struct fr_site *intern(struct fr_module *mod, struct fr_site template)
 {
     fr_mutex_lock(&mod->sites.lock);
-    const struct fr_site *found = find_locked(&mod->sites, template.key, template.lasti);
+    struct fr_site *found = find_locked(&mod->sites, template.key, template.lasti);
     fr_mutex_unlock(&mod->sites.lock);
     struct fr_site *site = found ? NULL : malloc(sizeof *site);
     if (!site) {
@@ -113,7 +106,7 @@ static const struct fr_site *intern(struct fr_module *mod, struct fr_site templa
 }
 
 /* The first frame of this thread that is not freerun's. */
-static const struct fr_site *outside(struct fr_module *mod)
+static struct fr_site *outside(struct fr_module *mod)
 {
     PyFrameObject *frame = PyThreadState_GetFrame(PyThreadState_GetUnchecked());
     for (bool own = true; frame && own;) {
@@ -130,23 +123,23 @@ static const struct fr_site *outside(struct fr_module *mod)
     }
     PyObject *code = (PyObject *)PyFrame_GetCode(frame);
     struct fr_site template = {.key = (uintptr_t)code, .lasti = PyFrame_GetLasti(frame), .code = code};
-    const struct fr_site *site = intern(mod, template);
+    struct fr_site *site = intern(mod, template);
     Py_DECREF(code);
     Py_DECREF(frame);
     return site;
 }
 
-static const struct fr_site *intern_current(struct fr_module *mod, struct _PyInterpreterFrame *frame, uintptr_t key,
-                                            int lasti)
+static struct fr_site *intern_current(struct fr_module *mod, struct _PyInterpreterFrame *frame, uintptr_t key,
+                                      int lasti)
 {
     PyObject *code = PyUnstable_InterpreterFrame_GetCode(frame);
     struct fr_site template = {.key = key, .lasti = lasti, .own = is_own(PyEval_GetGlobals()), .code = code};
-    const struct fr_site *site = intern(mod, template);
+    struct fr_site *site = intern(mod, template);
     Py_DECREF(code);
     return site;
 }
 
-static const struct fr_site *cached_site(struct fr_module *mod, struct _PyInterpreterFrame *frame)
+static struct fr_site *cached_site(struct fr_module *mod, struct _PyInterpreterFrame *frame)
 {
     uintptr_t key = *(uintptr_t *)frame;
     int lasti = PyUnstable_InterpreterFrame_GetLasti(frame);
@@ -156,7 +149,7 @@ static const struct fr_site *cached_site(struct fr_module *mod, struct _PyInterp
     }
     struct fr_site_cache *cached = &worker->sites[site_hash(key, lasti) % FR_SITE_CACHE];
     if (cached->code != key || cached->lasti != lasti) {
-        const struct fr_site *site = intern_current(mod, frame, key, lasti);
+        struct fr_site *site = intern_current(mod, frame, key, lasti);
         if (!site) {
             return NULL;
         }
@@ -165,14 +158,14 @@ static const struct fr_site *cached_site(struct fr_module *mod, struct _PyInterp
     return cached->site;
 }
 
-const struct fr_site *fr_site_here(struct fr_module *mod)
+struct fr_site *fr_site_here(struct fr_module *mod)
 {
     struct _PyInterpreterFrame *frame = PyThreadState_GetUnchecked()->current_frame;
-    const struct fr_site *site = frame ? cached_site(mod, frame) : NULL;
+    struct fr_site *site = frame ? cached_site(mod, frame) : NULL;
     return site && site->own ? outside(mod) : site;
 }
 
-PyObject *fr_site_describe(const struct fr_site *site)
+PyObject *fr_site_describe(struct fr_site *site)
 {
     if (!site || !PyCode_Check(site->code)) {
         Py_RETURN_NONE;

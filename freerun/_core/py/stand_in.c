@@ -113,7 +113,8 @@ static bool run(struct fr_worker *worker)
     while (!fr_stopped(rt)) {
         struct fr_task *task = is_wanted(rt) ? fr_worker_find(worker) : NULL;
         if (task) {
-            if (!fr_worker_run_task(worker, task, fr_clock_ticks())) {
+            uint64_t now = fr_clock_ticks();
+            if (!fr_worker_run_task(worker, task, &now)) {
                 return false;
             }
         } else {

@@ -29,6 +29,7 @@
 #define FR_TASK_H
 
 #include "module.h"
+#include "rt/cost.h"
 #include "rt/state.h"
 #include "rt/waiter.h"
 #include "thread.h"
@@ -74,7 +75,7 @@ struct fr_task {
     PyObject *name;   /* str or NULL */
     struct fr_node owned;
     struct fr_node *joiners; /* a ring without a head: the oldest waiter, NULL if none */
-    const struct fr_site *site;
+    struct fr_site *site;
     uint64_t id;
     struct fr_task *next;     /* free list, blocking queue, what is woken of a group of branches */
     void *owed;               /* a Cancelled that a shield held back, see scope.h */
@@ -178,9 +179,18 @@ void fr_report_unhandled(struct fr_module *mod, struct fr_task *task, PyObject *
 
 /* Description for reports and dumps: new reference to a dict. */
 PyObject *fr_task_describe(struct fr_module *mod, struct fr_task *task);
+/* Where spawn() was called, see site.c. */
+struct fr_site {
+    uintptr_t key;
+    int lasti;
+    bool own;            /* in freerun itself */
+    PyObject *code;      /* strong */
+    struct fr_cost cost; /* of a poll of the tasks that were spawned here; workers write */
+};
+
 /* "file:line in function", or None. */
-PyObject *fr_site_describe(const struct fr_site *site);
-const struct fr_site *fr_site_here(struct fr_module *mod);
+PyObject *fr_site_describe(struct fr_site *site);
+struct fr_site *fr_site_here(struct fr_module *mod);
 void fr_sites_free(struct fr_module *mod);
 void fr_sites_after_fork(struct fr_module *mod);
 

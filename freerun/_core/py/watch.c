@@ -1,5 +1,5 @@
-/* watch: the driver thread of a multi-thread runtime. It looks every few milliseconds while workers are busy and sleeps
- * without a timeout while they are all parked. It
+/* watch: the driver thread of a multi-thread runtime. It looks every few milliseconds while workers are busy, more often while
+ * some are and others are parked, and sleeps without a timeout while they are all parked. It
  *
  * - drives when no worker has for too long (every one is in a long poll), so timers and sockets never stall;
  * - marks workers that are stuck in one poll, so that their LIFO slot may be stolen, and wakes a thief. Who pushes tasks at
@@ -22,7 +22,9 @@
 #include "rt/slice.h"
 
 enum { AWAKE, ASLEEP, STOP };
-#define TICK_NS        2000000
+#define TICK_NS 2000000
+#define BESIDE_NS \
+    500000 /* a worker sleeps beside one that may be stuck, with tasks that it took for a matter of a moment */
 #define UNATTENDED_NS  3000000
 #define DRIVE_SLICE_NS 5000000
 #define DRAIN_NS       20000000
@@ -68,6 +70,13 @@ static bool all_parked(struct fr_runtime *rt)
     }
     /* seq_cst: the second half of [V1] */
     return fr_idle_word_unparked(atomic_load_explicit(&rt->idle.word, memory_order_seq_cst)) == 0;
+}
+
+/* How long to sleep till the next look. */
+static int64_t tick_ns(struct fr_runtime *rt)
+{
+    uint32_t parked = fr_idle_num_parked(&rt->idle);
+    return parked && parked < rt->nworkers ? BESIDE_NS : TICK_NS;
 }
 
 /* Grows with every poll and every rest of a pool thread: whether somebody may have dropped something since. */
@@ -306,7 +315,7 @@ static void watch_main(struct fr_runtime *rt, void *arg)
     PyThreadState *state = PyEval_SaveThread();
     uint64_t drain_at = 0;
     for (int idle = 0; !stopping(rt);) {
-        fr_futex_wait(&rt->watch_word, AWAKE, TICK_NS);
+        fr_futex_wait(&rt->watch_word, AWAKE, tick_ns(rt));
         if (stopping(rt)) {
             break;
         }

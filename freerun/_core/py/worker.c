@@ -3,6 +3,7 @@
  * - the driver is looked at every event_interval polls *or* every millisecond, since Python polls are long;
  * - the LIFO slot of a worker that has been in one poll for long (`stuck`, set by the watch) may be stolen;
  * - a push looks at the idle word with a load, not an RMW: its own store of the queue's tail is seq_cst;
+ * - nobody is woken for, and nobody steals, what its own worker will have done in a moment: rt/cost.h;
  * - before it parks, a worker with a brief blocking call under way, or mail due from another interpreter, spins for it: spin_before_park().
  *
  * The LIFO slot: the owner swaps tasks in and out; a thief takes one by exchange when the owner is stuck. A task in it
@@ -115,14 +116,51 @@ static struct fr_worker *own_worker(struct fr_runtime *rt)
     return worker && worker->rt == rt ? worker : NULL;
 }
 
-/* `surplus`: how many queued tasks are more than this worker gets to at once. A lone task is this worker's next: waking
- * another one for it costs more than running it, and moves it away from what is local to it. Should this worker be
- * stuck in its poll, the watch finds the task (see watch.c). */
-static void push_and_notify(struct fr_worker *worker, void *task, uint32_t surplus)
+/* ---- is it worth another worker? rt/cost.h ---- */
+
+/* Where nobody else could take what is queued, nobody asks what it costs. */
+static bool has_others(struct fr_runtime *rt)
 {
-    push_local(worker, task);
-    if (!worker->rt->solo && !worker->in_driver && fr_queue_len(&worker->queue) >= surplus) {
+    return rt->nworkers > 1;
+}
+
+/* The victim has at least `least` tasks in its queue, and altogether they take `ns`. */
+static bool has_backlog(struct fr_worker *victim, uint32_t least, uint32_t ns)
+{
+    uint32_t len = fr_queue_len(&victim->queue);
+    return len >= least && ((uint64_t)len * fr_cost_get(&victim->cost) >= ns ||
+                            atomic_load_explicit(&victim->stuck, memory_order_relaxed)); /* a hint of the watch */
+}
+
+static void notify_of_backlog(struct fr_worker *worker, uint32_t least)
+{
+    if (has_others(worker->rt) && has_backlog(worker, least, FR_COST_WAKE_NS)) {
         fr_notify(worker->rt);
+    }
+}
+
+/* A task of a kind that nobody knows, or that has been long, is a backlog by itself. */
+static void expect(struct fr_worker *worker, struct fr_task *task)
+{
+    if (!has_others(worker->rt) || !task->site) {
+        return;
+    }
+    uint32_t cost = fr_cost_get(&task->site->cost);
+    if (cost == FR_COST_UNKNOWN || cost > FR_COST_WAKE_NS) {
+        cost = FR_COST_WAKE_NS;
+    }
+    if (cost > fr_cost_get(&worker->cost)) {
+        fr_cost_set(&worker->cost, cost);
+    }
+}
+
+/* `least`: how many queued tasks are more than this worker gets to at once. A lone task is this worker's next. */
+static void push_and_notify(struct fr_worker *worker, struct fr_task *task, uint32_t least)
+{
+    expect(worker, task);
+    push_local(worker, task);
+    if (!worker->in_driver) {
+        notify_of_backlog(worker, least);
     }
 }
 
@@ -179,7 +217,7 @@ static void push_batch(struct fr_worker *worker, void **batch, uint32_t n)
         }
     } else if (n) {
         fr_queue_push_batch_owner(&worker->queue, batch, n);
-        fr_notify(worker->rt); /* between the injector and the ring nobody could see them: idle.h [I5] */
+        notify_of_backlog(worker, 1); /* between the injector and the ring nobody could see them: idle.h [I5] */
     }
 }
 
@@ -258,7 +296,8 @@ static void *steal_from_others(struct fr_worker *worker)
             continue;
         }
         void *task = NULL;
-        uint32_t n = fr_queue_steal_into(&victim->queue, &worker->queue, &task);
+        uint32_t n =
+            has_backlog(victim, 1, FR_COST_STEAL_NS) ? fr_queue_steal_into(&victim->queue, &worker->queue, &task) : 0;
         if (n || (task = steal_lifo(victim))) {
             count(&worker->steals, n ? n : 1);
             return task;
@@ -318,6 +357,7 @@ static void calibrate(struct fr_worker *worker)
     uint64_t elapsed = ns - worker->last_turn_ns;
     if (worker->last_turn_ns && elapsed > 100000) {
         worker->ticks_per_ms = (uint64_t)((double)(ticks - worker->last_turn_ticks) * 1e6 / (double)elapsed) | 1;
+        worker->ns_per_tick = (uint64_t)(1e6 * 65536 / (double)worker->ticks_per_ms);
     }
     if (elapsed > 100000) {
         worker->last_turn_ns = ns;
@@ -370,8 +410,8 @@ static void look_at_driver(struct fr_worker *worker)
     }
     adopt_injected(worker);
     calibrate(worker);
-    if (woken > 1 && !worker->rt->solo) {
-        fr_notify(worker->rt);
+    if (woken > 1) {
+        notify_of_backlog(worker, 1);
     }
 }
 
@@ -441,21 +481,51 @@ static bool poll_one(struct fr_worker *worker, struct fr_task *task)
     return true;
 }
 
-/* Runs a task, then what it put into the LIFO slot, within one budget and at most MAX_LIFO_POLLS times. */
-bool fr_worker_run_task(struct fr_worker *worker, struct fr_task *task, uint64_t now)
+static uint64_t to_ns(struct fr_worker *worker, uint64_t ticks)
 {
+    return (ticks < UINT32_MAX ? ticks : UINT32_MAX) * worker->ns_per_tick >> 16;
+}
+
+/* Other workers may be asked to help from here on, or not any more. */
+static void end_turn(struct fr_worker *worker, uint64_t ticks)
+{
+    if (has_others(worker->rt)) {
+        fr_cost_learn(&worker->cost, to_ns(worker, ticks));
+        notify_of_backlog(worker, 1);
+    }
+}
+
+/* As poll_one(), and takes the time. */
+static bool poll_timed(struct fr_worker *worker, struct fr_task *task, uint64_t *now)
+{
+    uint64_t began = *now;
+    struct fr_site *site = task->site; /* the task may be gone after its poll */
+    bool has_core = poll_one(worker, task);
+    *now = fr_clock_ticks();
+    if (site && has_core && has_others(worker->rt)) {
+        /* relaxed: our own */
+        fr_cost_learn_shared(&site->cost, to_ns(worker, *now - began),
+                             atomic_load_explicit(&worker->polls, memory_order_relaxed) / 2);
+    }
+    return has_core;
+}
+
+/* Runs a task, then what it put into the LIFO slot, within one budget and at most MAX_LIFO_POLLS times. */
+bool fr_worker_run_task(struct fr_worker *worker, struct fr_task *task, uint64_t *now)
+{
+    uint64_t began = *now;
     leave_search(worker);
-    fr_leaf_begin_turn(now, now + worker->ticks_per_ms);
+    fr_leaf_begin_turn(began, began + worker->ticks_per_ms);
     fr_thread.descends = true;
     for (worker->lifo_polls = 0;;) {
-        if (!poll_one(worker, task)) {
+        if (!poll_timed(worker, task, now)) {
             return false;
         }
         task = lifo_take(worker);
         if (!task) {
             break;
         }
-        if (fr_thread.budget == 0 || (int64_t)(fr_clock_ticks() - fr_thread.turn_ends) > 0) {
+        if (fr_thread.budget == 0 || (int64_t)(*now - fr_thread.turn_ends) > 0) {
             push_and_notify(worker, task, 2);
             break;
         }
@@ -466,6 +536,7 @@ bool fr_worker_run_task(struct fr_worker *worker, struct fr_task *task, uint64_t
         }
     }
     worker->lifo_enabled = worker->rt->lifo_slot;
+    end_turn(worker, *now - began);
     return true;
 }
 
@@ -477,7 +548,7 @@ bool fr_work_anywhere(struct fr_runtime *rt)
         return true;
     }
     for (uint32_t i = 0; i < rt->nqueues; i++) {
-        if (fr_queue_len(&rt->workers[i].queue) > 0) {
+        if (has_backlog(&rt->workers[i], 1, FR_COST_WAKE_NS)) {
             return true;
         }
     }
@@ -607,7 +678,7 @@ static bool has_surplus(struct fr_worker *worker)
 {
     struct fr_runtime *rt = worker->rt;
     for (uint32_t i = 0; i < rt->nqueues; i++) {
-        if (&rt->workers[i] != worker && fr_queue_len(&rt->workers[i].queue) > 1) {
+        if (&rt->workers[i] != worker && has_backlog(&rt->workers[i], 2, FR_COST_WAKE_NS)) {
             return true;
         }
     }
@@ -708,8 +779,8 @@ static int park(struct fr_worker *worker, struct fr_event *until)
         }
         if (leave) {
             fr_watch_nudge(rt);
-            if (woken > 1 && !rt->solo) {
-                fr_notify(rt);
+            if (woken > 1) {
+                notify_of_backlog(worker, 1);
             }
             break;
         }
@@ -734,8 +805,8 @@ int fr_worker_run(struct fr_worker *worker, struct fr_event *until)
         return raise_forked();
     }
     calibrate(worker);
+    uint64_t now = fr_clock_ticks();
     while (!is_set(until)) {
-        uint64_t now = fr_clock_ticks();
         if (is_due(&worker->until_turn, rt->event_interval) || (int64_t)(now - worker->turn_at_ticks) >= 0) {
             look_at_driver(worker);
             now = fr_clock_ticks();
@@ -748,10 +819,12 @@ int fr_worker_run(struct fr_worker *worker, struct fr_event *until)
             task = steal(worker);
         }
         if (task) {
-            if (!fr_worker_run_task(worker, task, now)) {
+            if (!fr_worker_run_task(worker, task, &now)) {
                 return fr_forked(rt) ? raise_forked() : 0;
             }
-        } else if (!jump_clock(worker) && !spin_before_park(worker, until)) {
+            continue;
+        }
+        if (!jump_clock(worker) && !spin_before_park(worker, until)) {
             bool briefly = waits_briefly(rt);
             uint64_t parked_at = briefly ? fr_clock_ns() : 0;
             if (park(worker, until)) {
@@ -765,6 +838,7 @@ int fr_worker_run(struct fr_worker *worker, struct fr_event *until)
             }
             calibrate(worker);
         }
+        now = fr_clock_ticks();
     }
     leave_search(worker);
     if (fr_stopped(rt)) {
@@ -787,7 +861,9 @@ void fr_worker_init(struct fr_worker *worker, struct fr_runtime *rt, uint32_t in
     worker->until_turn = rt->event_interval;
     worker->until_inject = rt->global_interval;
     atomic_init(&worker->spin.score, FR_SPIN_WORTH); /* a pool thread that is awake has been right already */
-    worker->ticks_per_ms = 1000000;                  /* 1 GHz, till calibrate() knows better: too often is harmless */
+    atomic_init(&worker->cost.ns, FR_COST_WAKE_NS);  /* everything is a backlog, till end_turn() knows better */
+    worker->ns_per_tick = 1 << 16;
+    worker->ticks_per_ms = 1000000; /* 1 GHz, till calibrate() knows better: too often is harmless */
     worker->rng = rt->seed + (index + 1) * UINT64_C(0x9E3779B97F4A7C15);
     worker->rng |= worker->rng == 0;
     worker->free[FR_FREE_HANDLE].type = mod->handle_type;

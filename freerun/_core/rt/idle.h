@@ -26,7 +26,9 @@
  *                 parks does, and call it only if it sees an item; what it found itself is not in a queue any more.
  *                 It ends, since a worker can park only by an RMW that either leaves searching == 0,
  *                 and then it looks, or leaves another searcher, for whom the same holds.
- *                 As a consequence no task waits in a queue while a worker sleeps, even if a poll never ends.
+ *                 As a consequence nothing that was pushed so waits in a queue while a worker sleeps, even if a poll never ends.
+ *                 Workers push so only what is worth it: see cost.h [C1] for the rest. To "see the item" is there to
+ *                 see a backlog.
  *                 The model of this with all interleavings: tests/model/idle.pml.
  *             I3  fr_idle_worker_to_notify() counts the worker it returns as unparked and searching before that worker
  *                 runs, so a burst of pushes wakes one worker, not all.

@@ -1,0 +1,112 @@
+"""Short tasks stay with their worker; what waits behind a long poll does not stay there: `rt/cost.h`."""
+
+from __future__ import annotations
+
+import statistics
+import threading
+from collections.abc import Callable
+
+import pytest
+from support import PATIENCE, STRICT, only
+
+import freerun
+
+SHORT = 2000
+SEVERAL = [each for each in STRICT if each.workers > 1]
+"""Without a stand-in, which would run what waits, too."""
+
+
+def nothing() -> None:
+    """What makes a kind of task a short one."""
+
+
+async def call(function: Callable[[], object]) -> None:
+    function()
+
+
+async def yields(times: int) -> None:
+    for _ in range(times):
+        await freerun.yield_now()
+
+
+def start(*functions: Callable[[], object]) -> list[freerun.JoinHandle[None]]:
+    """All of them from one place, so that one kind is what the others are."""
+    return [freerun.spawn(call, function) for function in functions]
+
+
+async def learn_that_they_are_short() -> None:
+    for _ in range(SHORT // 10):
+        for handle in start(*[nothing] * 10):
+            await handle
+
+
+@only(*SEVERAL)
+@pytest.mark.parametrize("others", [0, 1, 7])
+def test_what_waits_behind_a_poll_that_is_unlike_those_before(rt: freerun.Runtime, others: int) -> None:
+    """One blocks its worker until the other has run; the runtime believed that both would be over in no time."""
+
+    async def main() -> None:
+        for round in range(10):
+            await learn_that_they_are_short()
+            meet = threading.Barrier(2)
+            both = [lambda: meet.wait(PATIENCE)] * 2
+            before, after = [nothing] * (others * (round % 2)), [nothing] * (others * (1 - round % 2))
+            for handle in start(*before, both[0], *after, both[1], *after):
+                await handle
+
+    rt.block_on(main)
+
+
+@only(*SEVERAL)
+def test_what_waits_when_its_spawner_goes_on_for_long(rt: freerun.Runtime) -> None:
+    """They are queued with a worker that does not come back to its queue."""
+
+    async def main() -> None:
+        for _ in range(10):
+            await learn_that_they_are_short()
+            ran = threading.Event()
+            handles = start(nothing, ran.set, nothing)
+            assert ran.wait(PATIENCE)
+            for handle in handles:
+                await handle
+
+    rt.block_on(main)
+
+
+@only(*SEVERAL)
+def test_long_ones_are_shared(rt: freerun.Runtime) -> None:
+    """Each of them is run by some worker, all workers at once, before and after short ones."""
+    workers = rt.metrics().num_workers
+    assert workers > 1
+
+    async def main() -> None:
+        for _ in range(5):
+            meet = threading.Barrier(workers)
+            handles = [freerun.spawn(call, lambda: meet.wait(PATIENCE)) for _ in range(workers)]
+            for handle in handles:
+                await handle
+            await learn_that_they_are_short()
+
+    rt.block_on(main)
+
+
+@only(*SEVERAL)
+def test_short_ones_are_not_stolen(rt: freerun.Runtime) -> None:
+    """A few tasks of a microsecond, over and over: hardly ever is one moved. A machine with other things to do makes a
+    short poll long now and then, as the runtime sees it; hence the median."""
+
+    def stolen() -> int:
+        return sum(worker.steals for worker in rt.metrics().workers)
+
+    async def main() -> list[int]:
+        counts = []
+        for _ in range(20):
+            before = stolen()
+            for _ in range(100):
+                for handle in [freerun.spawn(yields, 20) for _ in range(4)]:
+                    await handle
+            counts.append(stolen() - before)
+        return counts
+
+    counts = rt.block_on(main)
+    assert statistics.median(counts) < 4, counts  # of some 8,700 polls each
