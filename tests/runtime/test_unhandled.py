@@ -7,7 +7,7 @@ import threading
 from typing import Any
 
 import pytest
-from support import Flavor, every_flavor, in_threads, run_script, until
+from support import Flavor, every_flavor, in_threads, is_parked, run_script, until
 
 import freerun
 
@@ -177,6 +177,33 @@ def test_shutdown_policy(flavor: Flavor, reports: Any) -> None:
         rt.spawn(fails)
     rt.shutdown()
     assert len(reports) >= 1
+
+
+@pytest.mark.parametrize("during_shutdown", [True, False])
+def test_waited_for_one_that_the_shutdown_cancelled(flavor: Flavor, reports: Any, during_shutdown: bool) -> None:
+    """Both are cancelled, and either may come first: then that is no failure of the other."""
+    ended = []
+
+    async def waits(child: freerun.JoinHandle[None]) -> None:
+        try:
+            await freerun.time.sleep(3600)
+        finally:
+            ended.append(True)
+            await child  # raises JoinError, since it was cancelled
+
+    async def main() -> None:
+        child = freerun.spawn(freerun.time.sleep, 3600)
+        parent = freerun.spawn(waits, child)
+        await until(lambda: is_parked(parent))
+        if not during_shutdown:
+            child.abort()
+            parent.abort()
+            await until(parent.is_finished)
+
+    with flavor.builder().build() as rt:
+        rt.block_on(main)
+    assert ended
+    assert len(reports) == (0 if during_shutdown else 1), reports.messages
 
 
 @every_flavor

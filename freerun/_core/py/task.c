@@ -768,6 +768,15 @@ void fr_task_complete(struct fr_task *task, enum fr_outcome outcome, PyObject *r
 
 /* ---- one step ---- */
 
+/* No news: the task tried to spawn, or waited for another that was cancelled, while it was to be cancelled itself. */
+static bool comes_of_shutdown(struct fr_runtime *rt, PyObject *error)
+{
+    /* acquire: pairs with fr_shutdown_begin() */
+    return atomic_load_explicit(&rt->phase, memory_order_acquire) != FR_PHASE_RUNNING &&
+           (PyErr_GivenExceptionMatches(error, rt->mod->exc_shutdown) ||
+            PyErr_GivenExceptionMatches(error, rt->mod->exc_join));
+}
+
 static void complete_from_error(struct fr_task *task)
 {
     struct fr_runtime *rt = task->rt;
@@ -780,10 +789,8 @@ static void complete_from_error(struct fr_task *task)
     if (fr_is_fatal(error)) {
         task->quiet = fr_fatal(rt, error); /* block_on raises it */
     }
-    /* acquire: pairs with fr_shutdown_begin() */
-    if (PyErr_GivenExceptionMatches(error, rt->mod->exc_shutdown) &&
-        atomic_load_explicit(&rt->phase, memory_order_acquire) != FR_PHASE_RUNNING) {
-        task->quiet = true; /* it tried to spawn while it was being cancelled: no news */
+    if (comes_of_shutdown(rt, error)) {
+        task->quiet = true;
     }
     fr_task_complete(task, FR_OUT_RAISED, error);
 }
