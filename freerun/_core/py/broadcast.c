@@ -23,7 +23,7 @@
  *            BR5  a receiver's next position is in the block after `block` or in that itself, which may be gone only if
  *                 the position is in `first`.
  * LOCKS      `lock` is a leaf (see rt/mutex.h): under it references are made, none are dropped; no memory comes or goes.
- * SHUTDOWN   none
+ * SHUTDOWN   none. A fork finds the lock free: who holds it is attached, and for a fork the world is stopped.
  * PROVED BY  tests/sync/test_broadcast.py, tests/sync/test_broadcast_model.py, tests/stress/test_sync.py
  */
 #include <assert.h>
@@ -502,11 +502,6 @@ static bool leave(ReceiverObject *receiver, size_t *left)
     return was_open;
 }
 
-static struct fr_module *module_of(ReceiverObject *receiver)
-{
-    return fr_module_of_type(Py_TYPE((PyObject *)receiver->ring));
-}
-
 static PyObject *receiver_new(PyTypeObject *type, PyObject *args, PyObject *kwargs)
 {
     static char *keywords[] = {"", NULL};
@@ -549,19 +544,17 @@ static void receiver_dealloc(PyObject *op)
 
 static PyObject *receiver_recv(PyObject *op, PyObject *Py_UNUSED(ignored))
 {
-    ReceiverObject *receiver = (ReceiverObject *)op;
-    return fr_listen(module_of(receiver), fr_listeners_of(receiver->ring->news), look_for_value, op);
+    return fr_listen(fr_listeners_of(((ReceiverObject *)op)->ring->news), look_for_value, op);
 }
 
 static PyObject *receiver_anext(PyObject *op)
 {
-    ReceiverObject *receiver = (ReceiverObject *)op;
-    return fr_listen(module_of(receiver), fr_listeners_of(receiver->ring->news), look_for_next, op);
+    return fr_listen(fr_listeners_of(((ReceiverObject *)op)->ring->news), look_for_next, op);
 }
 
 static PyObject *receiver_take(PyObject *op, PyObject *Py_UNUSED(ignored))
 {
-    struct fr_module *mod = module_of((ReceiverObject *)op);
+    struct fr_module *mod = fr_module_of_type(Py_TYPE((PyObject *)((ReceiverObject *)op)->ring));
     PyObject *value = look(mod, op, false);
     return value || PyErr_Occurred() ? value : Py_NewRef(mod->pending);
 }

@@ -113,13 +113,12 @@ static void let_go(ListenObject *leaf)
 
 static PyObject *listen_step(ListenObject *leaf, struct fr_task *task)
 {
-    struct fr_module *mod = fr_module_of_type(Py_TYPE(leaf));
     for (;;) {
         if (!fr_leaf_spend()) {
             return fr_leaf_yield();
         }
         uint64_t epoch = epoch_of(leaf->listeners);
-        PyObject *found = leaf->look(mod, leaf->what);
+        PyObject *found = leaf->look(leaf->listeners->mod, leaf->what);
         if (found || PyErr_Occurred()) {
             let_go(leaf);
             return found ? fr_leaf_return(found) : NULL;
@@ -209,6 +208,7 @@ static PyObject *listeners_new(PyTypeObject *type, PyObject *args, PyObject *kwa
         atomic_init(&self->line.epoch, 0);
         fr_mutex_init(&self->line.lock);
         fr_list_init(&self->line.line);
+        self->line.mod = fr_module_of_type(type);
     }
     return (PyObject *)self;
 }
@@ -239,10 +239,9 @@ static int need_function(PyObject *function)
 }
 
 /* `owner` may be NULL. */
-static PyObject *listen_new(struct fr_module *mod, struct fr_listeners *listeners, PyObject *owner, fr_look look,
-                            PyObject *what)
+static PyObject *listen_new(struct fr_listeners *listeners, PyObject *owner, fr_look look, PyObject *what)
 {
-    ListenObject *leaf = (ListenObject *)fr_alloc(mod->listen_type, FR_FREE_LISTEN);
+    ListenObject *leaf = (ListenObject *)fr_alloc(listeners->mod->listen_type, FR_FREE_LISTEN);
     if (leaf) {
         leaf->listeners = listeners;
         leaf->owner = Py_XNewRef(owner);
@@ -257,9 +256,9 @@ static PyObject *listen_new(struct fr_module *mod, struct fr_listeners *listener
     return (PyObject *)leaf;
 }
 
-PyObject *fr_listen(struct fr_module *mod, struct fr_listeners *listeners, fr_look look, PyObject *what)
+PyObject *fr_listen(struct fr_listeners *listeners, fr_look look, PyObject *what)
 {
-    return listen_new(mod, listeners, NULL, look, what);
+    return listen_new(listeners, NULL, look, what);
 }
 
 static PyObject *listeners_wait(PyObject *op, PyObject *function)
@@ -267,7 +266,7 @@ static PyObject *listeners_wait(PyObject *op, PyObject *function)
     if (need_function(function)) {
         return NULL;
     }
-    return listen_new(fr_module_of_type(Py_TYPE(op)), fr_listeners_of(op), op, call, function);
+    return listen_new(fr_listeners_of(op), op, call, function);
 }
 
 /* One sleep of a thread: 0, or -1 with a signal handler's exception. */
@@ -292,7 +291,7 @@ static PyObject *listeners_block(PyObject *op, PyObject *function)
     }
     for (;;) {
         uint64_t epoch = epoch_of(self);
-        PyObject *found = call(fr_module_of_type(Py_TYPE(op)), function);
+        PyObject *found = call(self->mod, function);
         if (found || PyErr_Occurred() || sleep_until_news(self, epoch)) {
             return found;
         }

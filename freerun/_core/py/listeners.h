@@ -21,6 +21,7 @@ struct fr_listeners {
     struct fr_mutex lock;
     struct fr_node line;
     Py_ssize_t count;
+    struct fr_module *mod; /* borrowed: the type of who has them keeps it */
 };
 
 /* Whether there is something in it for `what`, that is an object of the primitive: a new reference to what was found.
@@ -30,6 +31,6 @@ typedef PyObject *(*fr_look)(struct fr_module *mod, PyObject *what);
 /* Of a lowlevel.Listeners, which the caller keeps. */
 struct fr_listeners *fr_listeners_of(PyObject *listeners);
 /* What is to be awaited: looks at once, and again after each wake_all(). */
-PyObject *fr_listen(struct fr_module *mod, struct fr_listeners *listeners, fr_look look, PyObject *what);
+PyObject *fr_listen(struct fr_listeners *listeners, fr_look look, PyObject *what);
 
 #endif

@@ -14,7 +14,7 @@
  *            WA2  `ended` is read before the version: after the end there is no change, so who has seen all of it then
  *                 has seen the last.
  * LOCKS      `lock` is a leaf (see rt/mutex.h): a reference is made under it, none dropped.
- * SHUTDOWN   none
+ * SHUTDOWN   none. A fork finds the lock free: who holds it is attached, and for a fork the world is stopped.
  * PROVED BY  tests/sync/test_watch.py, tests/sync/test_watch_model.py, tests/stress/test_sync.py
  */
 #include "listeners.h"
@@ -237,9 +237,7 @@ static PyObject *look_for_change(struct fr_module *mod, PyObject *op)
 
 static PyObject *receiver_changed(PyObject *op, PyObject *Py_UNUSED(ignored))
 {
-    WatchedObject *watched = ((ReceiverObject *)op)->watched;
-    struct fr_module *mod = fr_module_of_type(Py_TYPE((PyObject *)watched));
-    return fr_listen(mod, fr_listeners_of(watched->news), look_for_change, op);
+    return fr_listen(fr_listeners_of(((ReceiverObject *)op)->watched->news), look_for_change, op);
 }
 
 static PyObject *receiver_borrow(PyObject *op, PyObject *Py_UNUSED(ignored))
