@@ -990,6 +990,31 @@ async def test_many_receivers_come_and_go() -> None:
 
 
 @every_flavor
+async def test_tasks_share_a_receiver() -> None:
+    """Each value goes to one of them, to each in order; what an aborted one would have got goes to another."""
+    random = seeded()
+    tx, rx = broadcast.channel(10_000)
+    got: list[list[int]] = [[] for _ in range(6)]
+
+    async def listen(mine: list[int]) -> None:
+        async for value in rx:
+            mine.append(value)
+
+    tasks = [freerun.spawn(listen, mine) for mine in got]
+    for i in range(1000):
+        tx.send(i)
+        if random.random() < 0.1:
+            await freerun.yield_now()
+        if i == 500:
+            tasks.pop().abort()
+    tx.close()
+    for task in tasks:
+        await task
+    assert all(mine == sorted(mine) for mine in got)
+    assert sorted(value for mine in got for value in mine) == list(range(1000))
+
+
+@every_flavor
 async def test_several_senders_in_parallel() -> None:
     """Everybody sees everything, in one order, each sender's own."""
     tx, rx = broadcast.channel(10_000)
