@@ -34,9 +34,9 @@ class ProcessBound:
 
 
 class Handle:
-    """One end of a channel, or one of several."""
+    """One end of a channel, or one of several. Where `_channel` and `_closed` are is the business of the subclass."""
 
-    __slots__ = ("__weakref__", "_channel", "_closed")
+    __slots__ = ()
 
     _channel: ProcessBound
     _closed: bool

@@ -2,16 +2,12 @@
 
 How it works, since it is also an example of a primitive on `freerun.lowlevel`:
 
-* The ring is a dictionary from positions to slots, with the newest `capacity` positions at most. A receiver is little
-  more than the position it reads next.
-* A slot counts the receivers that have yet to pass it; the last one takes it out, so a value is released as soon as
-  the slowest receiver has it. Receivers pass positions in order: what is left in the ring is what somebody still
-  waits to read, and its length is the channel's.
-* The channel's lock is for those who send, come or go. A receiver that reads takes its own lock only, so a thousand of
-  them do not stand in line on several workers. Nobody takes one of these locks inside another.
-* Nothing of the user's is called, woken or released under a lock. The locks are reentrant, since Python may run a
-  finalizer, and with it `close()` or `send()`, at any call and any loop's end, under these very locks too. So what must
-  stay together under them stands in lines that call nothing.
+* The values that somebody has yet to read are kept in a `BroadcastRing`, and a receiver is little more than the
+  position it reads next. A thousand receivers read every value, so these two are written in C
+  (`freerun/_core/py/broadcast.c`), with a lock that is held for a few instructions; all the rest is here.
+* The channel's lock is for senders that come or go. Nothing of the user's is called, woken or released under it. It is
+  reentrant, since Python may run a finalizer, and with it `close()`, at any call and any loop's end, under this very
+  lock too. So what must stay together under it stands in lines that call nothing.
 """
 
 from __future__ import annotations
@@ -21,9 +17,9 @@ from collections.abc import Awaitable
 from typing import Any, Self
 
 from freerun._arguments import integer
-from freerun._core._native import Countdown, refuse_on_worker
+from freerun._core._native import BroadcastReceiver, BroadcastRing, refuse_on_worker
 from freerun._errors import RecvError, SendError, WouldBlock
-from freerun.lowlevel import PENDING, Listeners, Pending
+from freerun.lowlevel import PENDING, Listeners
 
 from ._handle import Handle, ProcessBound
 
@@ -81,39 +77,25 @@ class Lagged(Exception):
 Lagged.__module__ = "freerun.sync"
 
 
-class _Slot:
-    __slots__ = ("left", "value")
-
-    left: Countdown  # receivers that have not passed it yet
-
-    def __init__(self, value: Any) -> None:
-        self.value = value
-
-
 class _Broadcast(ProcessBound):
-    """The state that all handles share. It is changed under the lock, but for the ring: what the last receiver has
-    passed that one takes out. Receivers read without it."""
+    """The state that all handles share."""
 
-    __slots__ = ("capacity", "closed", "lock", "news", "no_receivers", "receivers", "ring", "senders", "tail", "weak")
+    __slots__ = ("lock", "news", "no_receivers", "ring", "senders", "weak")
 
     def __init__(self, capacity: int) -> None:
         super().__init__()
-        self.capacity = capacity
+        self.news = Listeners()  # receivers, for a value or the end
+        self.ring = BroadcastRing(capacity, self.news, Lagged)  # ends with the last sender: nothing comes any more
+        self.no_receivers = Listeners()  # closed()
         self.lock = threading.RLock()
-        self.ring: dict[int, _Slot] = {}
-        self.tail = 0  # the position that is sent next
         self.senders = 0
         self.weak = 0
-        self.receivers = 0
-        self.closed = False  # the last sender has gone: nothing comes any more
-        self.news = Listeners()  # receivers, for a value or the end
-        self.no_receivers = Listeners()  # closed()
 
 
 class _Sending(Handle):
     """What every sender has, weak ones included."""
 
-    __slots__ = ()
+    __slots__ = ("__weakref__", "_channel", "_closed")
 
     _channel: _Broadcast
 
@@ -143,7 +125,7 @@ class Sender[T](_Sending):
     def _attach(self, channel: _Broadcast) -> None:
         self._closed = False
         with channel.lock:
-            if channel.closed:
+            if channel.ring.has_ended():
                 raise SendError
             channel.senders += 1
             self._channel = channel
@@ -154,23 +136,10 @@ class Sender[T](_Sending):
         Errors: `SendError`, with the value in it, if there is no receiver (a later `send` may find one) or this sender
         is closed. Thread safety: any thread. Tokio: `Sender::send`.
         """
-        channel = self._channel
-        slot = _Slot(value)
-        overwritten = None
-        with channel.lock:
-            while receivers := 0 if self._closed else channel.receivers:
-                slot.left = Countdown(receivers)
-                # From here to the pop() no finalizer changes that, and nothing is sent after the end.
-                if receivers == channel.receivers and not self._closed:
-                    tail = channel.tail
-                    channel.ring[tail] = slot
-                    channel.tail = tail + 1
-                    overwritten = channel.ring.pop(tail - channel.capacity, None)
-                    break
+        receivers = 0 if self._closed else self._channel.ring.push(value)
         if not receivers:
             raise SendError(value)
-        del overwritten, slot  # may call a finalizer: after the lock, and before the receivers run
-        channel.news.wake_all()
+        self._channel.news.wake_all()
         return receivers
 
     def subscribe(self) -> Receiver[T]:
@@ -237,11 +206,11 @@ class Sender[T](_Sending):
             freerun.run(main)
         """
         channel = self._channel
-        return channel.no_receivers.wait(lambda: PENDING if channel.receivers else None)
+        return channel.no_receivers.wait(lambda: PENDING if channel.ring.receivers() else None)
 
     def receiver_count(self) -> int:
         """How many receivers there are."""
-        return self._channel.receivers
+        return self._channel.ring.receivers()
 
     def __len__(self) -> int:
         """How many values are kept for receivers that have not read them."""
@@ -249,7 +218,7 @@ class Sender[T](_Sending):
 
     def is_empty(self) -> bool:
         """Whether every receiver has read everything."""
-        return not self._channel.ring
+        return len(self._channel.ring) == 0
 
     def __bool__(self) -> bool:
         return True  # an empty channel is a channel
@@ -266,7 +235,8 @@ class Sender[T](_Sending):
                 return
             self._closed = True
             channel.senders -= 1
-            channel.closed = last = channel.senders == 0
+            if last := channel.senders == 0:
+                channel.ring.end()
         if last:
             channel.news.wake_all()
 
@@ -323,7 +293,7 @@ class WeakSender[T](_Sending):
         return "<broadcast.WeakSender>"
 
 
-class Receiver[T](Handle):
+class Receiver[T](BroadcastReceiver[T], Handle):
     """Receives every value that is sent while it exists. Made by `channel()`, `Sender.subscribe()`, `resubscribe()`.
 
     `async for value in receiver` ends when every sender is closed and everything was read. `Lagged` comes out of it;
@@ -334,49 +304,16 @@ class Receiver[T](Handle):
     Thread safety: every method, from any thread; those that are awaited, inside a task. Tokio: `broadcast::Receiver`.
     """
 
-    __slots__ = ("_lock", "_next")
+    # `recv`, `__anext__`, `__len__`, `_take`, `_leave` and `_closed` are BroadcastReceiver's.
+    __slots__ = ("__weakref__", "_channel")
 
     _channel: _Broadcast
-    _lock: threading.RLock
-    _next: int  # changed under it
 
     @classmethod
     def _make(cls, channel: _Broadcast) -> Self:
-        self = cls.__new__(cls)
-        self._closed = False  # changed under the channel's lock
-        self._lock = threading.RLock()
-        with channel.lock:
-            channel.receivers += 1
-            self._next = channel.tail
-            self._channel = channel
+        self = cls(channel.ring)
+        self._channel = channel
         return self
-
-    def recv(self) -> Awaitable[T]:
-        """Wait for the next value.
-
-        Errors: `Lagged(n)` if `n` values were overwritten before this receiver read them; the next call gives the
-        oldest value kept. `RecvError` when every sender is closed and everything was read, or this receiver is closed.
-
-        Cancel safe: a cancelled `recv` has taken nothing. Thread safety: inside a task. Tokio: `Receiver::recv`.
-
-        Example::
-
-            import freerun
-            from freerun.sync import Lagged, broadcast
-
-            async def main() -> None:
-                tx, rx = broadcast.channel(2)
-                for number in range(5):
-                    tx.send(number)
-                try:
-                    await rx.recv()
-                except Lagged as lagged:
-                    assert lagged.n == 3
-                assert [await rx.recv(), await rx.recv()] == [3, 4]
-
-            freerun.run(main)
-        """
-        return self._channel.news.wait(self._take)
 
     def try_recv(self) -> T:
         """The next value, if there is one now.
@@ -407,60 +344,12 @@ class Receiver[T](Handle):
         refuse_on_worker("blocking_recv", "recv")
         return self._channel.news.block(self._take)
 
-    def _take(self) -> T | Pending:
-        channel = self._channel
-        closed = channel.closed  # before the tail: nothing is sent after the end
-        if self._next == channel.tail and not closed and not self._closed:
-            return PENDING
-        with self._lock:
-            if self._closed:
-                raise RecvError("this receiver is closed")
-            position = self._next
-            if position == channel.tail:
-                return self._at_tail(closed)
-            try:  # no call, and so no finalizer, until the position is passed
-                slot = channel.ring[position]
-            except KeyError:  # overwritten: go on at the oldest that is kept
-                oldest = channel.tail - channel.capacity
-                self._next = oldest
-                raise Lagged(oldest - position) from None
-            self._next = position + 1
-            last = slot.left.down()
-        if last:
-            channel.ring.pop(position, None)
-        value: T = slot.value
-        return value
-
-    def _at_tail(self, closed: bool) -> Pending:
-        if closed:
-            raise RecvError("every sender is closed, and everything was read")
-        return PENDING
-
-    def __aiter__(self) -> Self:
-        return self
-
-    def __anext__(self) -> Awaitable[T]:
-        return self._channel.news.wait(self._take_or_stop)
-
-    def _take_or_stop(self) -> T | Pending:
-        channel = self._channel
-        if self._next == channel.tail and not channel.closed and not self._closed:
-            return PENDING  # as in _take(), without another call: half of all looks end here
-        try:
-            return self._take()
-        except RecvError:
-            raise StopAsyncIteration from None
-
     def resubscribe(self) -> Receiver[T]:
         """Another receiver, which gets what is sent from now on. It need not read what this one has yet to read.
 
         Thread safety: any thread. Tokio: `Receiver::resubscribe`.
         """
         return self._make(self._channel)
-
-    def __len__(self) -> int:
-        """How many values were sent that this receiver has not read, those included that it has missed."""
-        return 0 if self._closed else self._channel.tail - self._next
 
     def is_empty(self) -> bool:
         """Whether it has read everything."""
@@ -471,7 +360,7 @@ class Receiver[T](Handle):
 
     def is_closed(self) -> bool:
         """Whether every sender is closed, or this receiver; there may be values left to read."""
-        return self._closed or self._channel.closed
+        return self._closed or self._channel.ring.has_ended()
 
     def sender_strong_count(self) -> int:
         """How many senders are open, weak ones not counted."""
@@ -490,23 +379,12 @@ class Receiver[T](Handle):
 
         May be called twice. Any thread.
         """
-        channel = self._channel
-        with channel.lock:
-            if self._closed:
-                return
-            self._closed = True
-            channel.receivers -= 1
-            last = channel.receivers == 0
-            end = channel.tail  # what comes after that does not count this one
-        with self._lock:
-            start, self._next = self._next, end  # and now nobody else passes what lies between
-        for position in range(max(start, end - channel.capacity), end):
-            slot = channel.ring.get(position)  # None: overwritten meanwhile
-            if slot is not None and slot.left.down():
-                channel.ring.pop(position, None)
-        channel.news.wake_all()
-        if last:
-            channel.no_receivers.wake_all()
+        left = self._leave()
+        if left is None:
+            return
+        self._channel.news.wake_all()
+        if left == 0:
+            self._channel.no_receivers.wake_all()
 
     def __repr__(self) -> str:
         return f"<broadcast.Receiver{' closed' if self._closed else f', {len(self)} to read'}>"

@@ -2,8 +2,9 @@
 
 How it works, since it is also an example of a primitive on `freerun.lowlevel`:
 
-* The value and its version are one tuple, replaced as a whole: who reads it needs no lock, and never sees a value with
-  another one's version. A receiver is little more than the version it has seen.
+* The value and its version are a `Watched`, and a receiver is little more than the version it has seen. A thousand
+  receivers look at them for every change, so these two are written in C (`freerun/_core/py/watched.c`); all the rest is
+  here.
 * Two locks are held by those who send only. `sending` lets one of them at a time change the value, and is held while
   the user's function computes the new one. `lock` guards the counts of handles, for a few lines. Both are reentrant,
   since Python may run a finalizer, and with it `send()` or `close()`, at any call; what must stay together stands in
@@ -17,6 +18,7 @@ from collections.abc import Awaitable, Callable
 from typing import Any, Self
 
 from freerun._arguments import function
+from freerun._core._native import Watched, WatchReceiver
 from freerun._errors import RecvError, SendError
 from freerun.lowlevel import PENDING, Listeners, Pending
 
@@ -55,25 +57,22 @@ def channel[T](initial: T) -> tuple[Sender[T], Receiver[T]]:
 class _Watch(ProcessBound):
     """The state that all handles share."""
 
-    __slots__ = ("closed", "current", "lock", "news", "no_receivers", "receivers", "senders", "sending")
+    __slots__ = ("lock", "news", "no_receivers", "receivers", "senders", "sending", "watched")
 
     def __init__(self, initial: Any) -> None:
         super().__init__()
         self.sending = threading.RLock()
-        self.current: tuple[int, Any] = (0, initial)  # version and value; replaced under `sending`
+        self.news = Listeners()  # receivers, for a change or the end
+        self.watched = Watched(initial, self.news)  # replaced under `sending`; ends with the last sender
         self.lock = threading.RLock()
         self.senders = 0
         self.receivers = 0
-        self.closed = False  # the last sender has gone; set after the last change
-        self.news = Listeners()  # receivers, for a change or the end
         self.no_receivers = Listeners()  # closed()
 
     def replace(self, value: Any) -> Any:
         """Make it the current one; the one before. The receivers are to be told, after the lock."""
         with self.sending:
-            before = self.current
-            self.current = (before[0] + 1, value)
-        return before[1]
+            return self.watched.replace(value)
 
 
 class Sender[T](Handle):
@@ -85,7 +84,7 @@ class Sender[T](Handle):
     Thread safety: every method, from any thread; those that are awaited, inside a task. Tokio: `watch::Sender`.
     """
 
-    __slots__ = ()
+    __slots__ = ("__weakref__", "_channel", "_closed")
 
     _channel: _Watch
 
@@ -95,7 +94,7 @@ class Sender[T](Handle):
     def _attach(self, channel: _Watch) -> None:
         self._closed = False
         with channel.lock:
-            if channel.closed:
+            if channel.watched.has_ended():
                 raise SendError
             channel.senders += 1
             self._channel = channel
@@ -145,7 +144,7 @@ class Sender[T](Handle):
         function(modify, "modify")
         channel = self._channel
         with channel.sending:
-            value = channel.current[1]
+            value = channel.watched.get()
             changed = modify(value)
             channel.replace(value if changed is None else changed)
         channel.news.wake_all()
@@ -175,7 +174,7 @@ class Sender[T](Handle):
         function(modify, "modify")
         channel = self._channel
         with channel.sending:
-            value = channel.current[1]
+            value = channel.watched.get()
             changed = modify(value)
             if changed is None or changed is False:
                 return False
@@ -185,7 +184,7 @@ class Sender[T](Handle):
 
     def borrow(self) -> T:
         """The value. Thread safety: any thread. Tokio: `Sender::borrow`."""
-        value: T = self._channel.current[1]
+        value: T = self._channel.watched.get()
         return value
 
     def subscribe(self) -> Receiver[T]:
@@ -194,7 +193,7 @@ class Sender[T](Handle):
         Errors: `RuntimeError` if this sender is closed. Thread safety: any thread. Tokio: `Sender::subscribe`.
         """
         self._check_open("subscribe")
-        return Receiver._make(self._channel, self._channel.current[0])
+        return Receiver._make(self._channel)
 
     def clone(self) -> Sender[T]:
         """Another sender of the channel, closed on its own.
@@ -255,7 +254,8 @@ class Sender[T](Handle):
                 return
             self._closed = True
             channel.senders -= 1
-            channel.closed = last = channel.senders == 0
+            if last := channel.senders == 0:
+                channel.watched.end()
         if last:
             channel.news.wake_all()
 
@@ -267,7 +267,7 @@ class Sender[T](Handle):
         return f"<watch.Sender{' closed' if self._closed else f', {self.receiver_count()} receivers'}>"
 
 
-class Receiver[T](Handle):
+class Receiver[T](WatchReceiver[T], Handle):
     """Sees the latest value, and waits for the next. Made by `channel()`, `Sender.subscribe()`, `clone()`.
 
     It remembers which version it has seen, so it belongs to one user; `clone()` it for another. A context manager,
@@ -276,85 +276,26 @@ class Receiver[T](Handle):
     Thread safety: every method, from any thread; those that are awaited, inside a task. Tokio: `watch::Receiver`.
     """
 
-    __slots__ = ("_seen",)
+    # `changed`, `borrow`, `borrow_and_update`, `has_changed`, `_seen` and `_closed` are WatchReceiver's.
+    __slots__ = ("__weakref__", "_channel")
 
     _channel: _Watch
-    _seen: int  # versions are counted from 0; -1 is never one
 
     @classmethod
-    def _make(cls, channel: _Watch, seen: int) -> Self:
-        self = cls.__new__(cls)
-        self._closed = False
-        self._seen = seen
+    def _make(cls, channel: _Watch) -> Self:
+        self = cls(channel.watched)
         with channel.lock:
             channel.receivers += 1
             self._channel = channel
         return self
 
-    def borrow(self) -> T:
-        """The latest value. It does not count as seen by that. Thread safety: any thread. Tokio: `Receiver::borrow`."""
-        value: T = self._channel.current[1]
-        return value
-
-    def borrow_and_update(self) -> T:
-        """The latest value, which counts as seen from now on: the next `changed()` waits for another one.
-
-        Thread safety: any thread. Tokio: `Receiver::borrow_and_update`.
-        """
-        value: T
-        self._seen, value = self._channel.current
-        return value
-
-    def has_changed(self) -> bool:
-        """Whether there is a value that was not seen.
-
-        Errors: `RecvError` if every sender is closed, seen or not: `changed()` and `borrow()` tell the last value.
-        Thread safety: any thread. Tokio: `Receiver::has_changed`.
-        """
-        if self._channel.closed:
-            raise RecvError("every sender is closed")
-        return self._channel.current[0] != self._seen
-
     def mark_changed(self) -> None:
         """Let the present value count as not seen. Tokio: `Receiver::mark_changed`."""
-        self._seen = -1
+        self._seen = -1  # versions are counted from 0
 
     def mark_unchanged(self) -> None:
         """Let the present value count as seen. Tokio: `Receiver::mark_unchanged`."""
-        self._seen = self._channel.current[0]
-
-    def changed(self) -> Awaitable[None]:
-        """Wait for a value that was not seen, and count it as seen; `borrow()` tells it.
-
-        Errors: `RecvError` if every sender is closed and the last value was seen, or this receiver is closed. Cancel
-        safe: then nothing counts as seen. Thread safety: inside a task. Tokio: `Receiver::changed`.
-
-        Example::
-
-            import freerun
-            from freerun.sync import RecvError, watch
-
-            async def main() -> list[int]:
-                tx, rx = watch.channel(0)
-
-                async def count() -> None:
-                    with tx:
-                        for number in range(1, 4):
-                            tx.send(number)
-                            await freerun.yield_now()
-
-                freerun.spawn(count)
-                seen = []
-                try:
-                    while True:
-                        await rx.changed()
-                        seen.append(rx.borrow_and_update())
-                except RecvError:
-                    return seen
-
-            assert freerun.run(main)[-1] == 3
-        """
-        return self._channel.news.wait(self._look)
+        self._seen = self._channel.watched.version()
 
     def wait_for(self, predicate: Callable[[T], object], /) -> Awaitable[T]:
         """Wait for a value for which `predicate(value)` is true, and return it. The present one is asked first.
@@ -366,41 +307,30 @@ class Receiver[T](Handle):
         `Receiver::wait_for`.
         """
         function(predicate, "predicate")
-        channel = self._channel
+        watched = self._channel.watched
         asked = False
 
         def look() -> T | Pending:
             nonlocal asked
-            closed = channel.closed or self._closed  # before the value: after the end there is no change
-            seen, (self._seen, value) = self._seen, channel.current
+            closed = watched.has_ended() or self._closed  # before the value: after the end there is no change
+            seen = self._seen
+            value = self.borrow_and_update()
             if not (asked and self._seen == seen):
                 asked = True
                 if predicate(value):
-                    found: T = value
-                    return found
+                    return value
             if closed:
-                raise self._end()
+                raise RecvError("this receiver is closed" if self._closed else "every sender is closed")
             return PENDING
 
-        return channel.news.wait(look)
-
-    def _look(self) -> Pending | None:
-        channel = self._channel
-        closed = channel.closed or self._closed  # before the version: after the end there is no change
-        version = channel.current[0]
-        if version != self._seen:
-            self._seen = version
-            return None
-        if closed:
-            raise self._end()
-        return PENDING
-
-    def _end(self) -> RecvError:
-        return RecvError("this receiver is closed" if self._closed else "every sender is closed")
+        return self._channel.news.wait(look)
 
     def clone(self) -> Receiver[T]:
         """Another receiver, which has seen what this one has. Tokio: `Receiver::clone`."""
-        return self._make(self._channel, self._seen)
+        seen = self._seen
+        other = self._make(self._channel)
+        other._seen = seen
+        return other
 
     def same_channel(self, other: Receiver[Any], /) -> bool:
         """Whether both belong to one channel."""

@@ -345,6 +345,43 @@ def test_lag_uses_the_capacity_exactly() -> None:
     assert_empty(rx)
 
 
+@pytest.mark.parametrize("capacity", [1, 5, 64, 1000])
+def test_far_behind(capacity: int) -> None:
+    """Receivers that come, go, read in bursts and lag: much is kept, and each has a place of its own in it."""
+    random = seeded()
+    tx, rx = broadcast.channel(capacity)
+    receivers = [rx]
+    places = [0]
+    sent = 0
+    for _ in range(400):
+        match random.randrange(6):
+            case 0 if len(receivers) < 5:
+                receivers.append(tx.subscribe())
+                places.append(sent)
+            case 1 if len(receivers) > 1:
+                which = random.randrange(len(receivers))
+                receivers.pop(which).close()
+                places.pop(which)
+            case 2 | 3:
+                which = random.randrange(len(receivers))
+                for _ in range(random.randrange(150)):
+                    oldest = max(places[which], sent - capacity)
+                    if places[which] < oldest:
+                        assert_lagged(receivers[which], oldest - places[which])
+                        places[which] = oldest
+                    elif oldest < sent:
+                        assert receivers[which].try_recv() == oldest
+                        places[which] += 1
+                    else:
+                        assert_empty(receivers[which])
+            case _:
+                for _ in range(random.randrange(150)):
+                    assert tx.send(sent) == len(receivers)
+                    sent += 1
+        assert len(tx) == min(capacity, sent - min(places))
+        assert [len(each) for each in receivers] == [sent - place for place in places]
+
+
 # --- Resubscribing ---
 
 
@@ -779,18 +816,18 @@ def test_a_closed_sender() -> None:
 def test_nothing_is_sent_after_the_end() -> None:
     """Closed by another thread while it sends, a sender says so: a receiver may have seen the end already."""
     tx, rx = broadcast.channel(2)
-    lock = tx._channel.lock
 
     class ClosedMeanwhile:
-        def __enter__(self) -> None:
-            tx._channel.lock = lock
+        def __init__(self, ring: Any) -> None:
+            self.ring = ring
+
+        def push(self, value: int) -> int:
+            tx._channel.ring = self.ring
             tx.close()
-            lock.acquire()
+            pushed: int = self.ring.push(value)
+            return pushed
 
-        def __exit__(self, *_: object) -> None:
-            lock.release()
-
-    tx._channel.lock = ClosedMeanwhile()  # type: ignore[assignment]
+    tx._channel.ring = ClosedMeanwhile(tx._channel.ring)  # type: ignore[assignment]
     with pytest.raises(SendError) as caught:
         tx.send(1)
     assert caught.value.value == 1
@@ -950,7 +987,31 @@ async def test_many_receivers_come_and_go() -> None:
     del tasks
     gc.collect()
     assert len(_keep._channel.ring) == 0
-    assert all(slot.left > 0 for slot in _keep._channel.ring.values())
+
+
+@every_flavor
+async def test_tasks_share_a_receiver() -> None:
+    """Each value goes to one of them, to each in order; what an aborted one would have got goes to another."""
+    random = seeded()
+    tx, rx = broadcast.channel(10_000)
+    got: list[list[int]] = [[] for _ in range(6)]
+
+    async def listen(mine: list[int]) -> None:
+        async for value in rx:
+            mine.append(value)
+
+    tasks = [freerun.spawn(listen, mine) for mine in got]
+    for i in range(1000):
+        tx.send(i)
+        if random.random() < 0.1:
+            await freerun.yield_now()
+        if i == 500:
+            tasks.pop().abort()
+    tx.close()
+    for task in tasks:
+        await task
+    assert all(mine == sorted(mine) for mine in got)
+    assert sorted(value for mine in got for value in mine) == list(range(1000))
 
 
 @every_flavor

@@ -182,6 +182,19 @@ async def test_one_awaitable_is_for_one_task() -> None:
 
 
 @every_flavor
+async def test_a_look_that_steps_its_own_awaitable() -> None:
+    """Nobody else has it when the look begins, and it is entered all the same."""
+
+    def look() -> str:
+        (awaitable,) = [each for each in gc.get_referrers(look) if type(each).__name__ == "Listen"]
+        with pytest.raises(RuntimeError, match="another task is awaiting this very object"):
+            next(awaitable)
+        return "found"
+
+    assert await Listeners().wait(look) == "found"
+
+
+@every_flavor
 async def test_an_awaitable_that_is_dropped() -> None:
     class Thing:
         pass

@@ -526,6 +526,22 @@ async def test_cancelled_changed_misses_nothing() -> None:
 
 
 @every_flavor
+async def test_one_awaitable_is_for_one_task() -> None:
+    tx, rx = watch.channel(0)
+    changed = rx.changed()
+
+    async def wait() -> None:
+        await changed
+
+    first = await waiting(wait)
+    with pytest.raises(RuntimeError, match="another task is awaiting this very object"):
+        await wait()
+    tx.send(1)
+    await first
+    assert len(rx._channel.news) == 0
+
+
+@every_flavor
 async def test_from_threads() -> None:
     tx, rx = watch.channel(0)
     lock = threading.Lock()

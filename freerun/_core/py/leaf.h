@@ -133,6 +133,29 @@ static inline bool fr_leaf_enter(_Atomic bool *stepping)
     return false;
 }
 
+/* The caller's reference is the only one, and no other thread can make another until this one runs Python. */
+static inline bool fr_is_unique(PyObject *object)
+{
+#ifdef Py_GIL_DISABLED
+    /* acquire: what others did with it while they had references */
+    return _Py_IsOwnedByCurrentThread(object) && _Py_atomic_load_uint32_relaxed(&object->ob_ref_local) == 1 &&
+           _Py_atomic_load_ssize_acquire(&object->ob_ref_shared) == 0;
+#else
+    return Py_REFCNT(object) == 1;
+#endif
+}
+
+/* As fr_leaf_enter(), at less cost where nobody else has the leaf, which is the rule. Who gets hold of it later, as the
+ * collector's functions let one, gets it from this thread, and sees that it is being stepped. */
+static inline bool fr_leaf_enter_own(PyObject *leaf, _Atomic bool *stepping)
+{
+    if (__builtin_expect(fr_is_unique(leaf), 1)) {
+        atomic_store_explicit(stepping, true, memory_order_relaxed);
+        return true;
+    }
+    return fr_leaf_enter(stepping);
+}
+
 static inline void fr_leaf_exit(_Atomic bool *stepping)
 {
     atomic_store_explicit(stepping, false, memory_order_release); /* pairs with fr_leaf_enter() */
@@ -201,6 +224,21 @@ PySendResult fr_leaf_send(PyObject *self, PyObject *value, PyObject **result);
 #define FR_TRASHCAN_BEGIN(object, dealloc)
 #define FR_TRASHCAN_END
 #endif
+
+/* A new reference, for whom another thread runs. There the value is a foreign object, and its last reference would have to
+ * be sent back to this one, under a lock, to be counted off (PEP 703, _Py_brc_queue_object). A reference counted as shared
+ * from the start can be dropped by any thread. */
+static inline PyObject *fr_ref_to_send(PyObject *value)
+{
+#ifdef Py_GIL_DISABLED
+    struct fr_worker *worker = fr_thread.worker;
+    if (!(worker && worker->rt->nworkers == 1) && !_Py_IsImmortal(value)) {
+        _Py_atomic_add_ssize(&value->ob_ref_shared, (Py_ssize_t)1 << _Py_REF_SHARED_SHIFT);
+        return value;
+    }
+#endif
+    return Py_NewRef(value);
+}
 
 static inline void **fr_free_link(PyObject *object)
 {

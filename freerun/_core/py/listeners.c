@@ -1,11 +1,13 @@
 /* listeners: freerun.lowlevel.Listeners: tasks and threads that all wait for the same news.
  *
- * Who waits brings a Python function that looks whether there is something for it. Whoever has news makes it visible
- * first and calls wake_all() then; everybody looks again. Nobody is woken instead of somebody else, so there is no wake
- * to hand on when one is cancelled, and no order to keep: unlike a semaphore's line.
+ * Who waits brings a function that looks whether there is something for it: a Python one, or a native primitive's
+ * (listeners.h). Whoever has news makes it visible first and calls wake_all() then; everybody looks again. Nobody is woken
+ * instead of somebody else, so there is no wake to hand on when one is cancelled, and no order to keep: unlike a
+ * semaphore's line.
  *
  * THREADS    any.
- * OWNERSHIP  a leaf holds its Listeners and its function; while linked its waiter owns one reference of its task.
+ * OWNERSHIP  a leaf holds what it looks at, and its Listeners if that does not hold them; while linked its waiter owns one
+ *            reference of its task.
  * FIELDS     epoch     written under `lock`, release; read without it, acquire, before a look
  *            lock, line, count  the waiters, in the order of their coming, and how many
  *            leaf->wait  fr_waiter's rules; the rest of a leaf belongs to who has entered `stepping`
@@ -17,39 +19,38 @@
  * SHUTDOWN   a coroutine that is closed closes the leaf it awaits. In the child of a fork the waiters stay for ever.
  * PROVED BY  tests/sync/test_listeners.py
  */
+#include "listeners.h"
+
 #include <stddef.h>
 
 #include "acquire.h"
-#include "leaf.h"
-#include "rt/mutex.h"
 #include "rt/wakes.h"
 
 typedef struct {
     PyObject_HEAD
-    _Atomic uint64_t epoch;
-    struct fr_mutex lock;
-    struct fr_node line;
-    Py_ssize_t count;
+    struct fr_listeners line;
     PyObject *weakrefs;
 } ListenersObject;
 
 typedef struct {
     PyObject_HEAD
-    ListenersObject *listeners;
-    PyObject *look;
+    struct fr_listeners *listeners;
+    PyObject *owner; /* of `listeners`; NULL: it is kept by `what` */
+    PyObject *what;
+    fr_look look;
     struct fr_waiter wait;
     _Atomic bool stepping;
 } ListenObject;
 
 /* ---- who waits ---- */
 
-static uint64_t epoch_of(ListenersObject *self)
+static uint64_t epoch_of(struct fr_listeners *self)
 {
-    return atomic_load_explicit(&self->epoch, memory_order_acquire); /* pairs with listeners_wake_all() [LI1] */
+    return atomic_load_explicit(&self->epoch, memory_order_acquire); /* pairs with wake_all() [LI1] */
 }
 
-/* What the look found; NULL: it raised, or there is nothing yet (no exception). */
-static PyObject *look(struct fr_module *mod, PyObject *function)
+/* The look of who brings a Python function. */
+static PyObject *call(struct fr_module *mod, PyObject *function)
 {
     PyObject *found = PyObject_CallNoArgs(function);
     if (found == mod->pending) {
@@ -61,7 +62,7 @@ static PyObject *look(struct fr_module *mod, PyObject *function)
 enum linked { LINKED, LOOK_AGAIN, SHARED };
 
 /* Links the waiter for this task, if there was no news since `epoch`. */
-static enum linked link_waiter(ListenersObject *self, struct fr_waiter *wait, struct fr_task *task, uint64_t epoch)
+static enum linked link_waiter(struct fr_listeners *self, struct fr_waiter *wait, struct fr_task *task, uint64_t epoch)
 {
     enum linked result = LOOK_AGAIN;
     struct fr_task *before = NULL;
@@ -92,7 +93,7 @@ static enum linked link_waiter(ListenersObject *self, struct fr_waiter *wait, st
     return result;
 }
 
-static void unlink_waiter(ListenersObject *self, struct fr_waiter *wait)
+static void unlink_waiter(struct fr_listeners *self, struct fr_waiter *wait)
 {
     fr_mutex_lock(&self->lock);
     bool was_linked = fr_waiter_unlink_locked(wait);
@@ -112,13 +113,12 @@ static void let_go(ListenObject *leaf)
 
 static PyObject *listen_step(ListenObject *leaf, struct fr_task *task)
 {
-    struct fr_module *mod = fr_module_of_type(Py_TYPE(leaf));
     for (;;) {
         if (!fr_leaf_spend()) {
             return fr_leaf_yield();
         }
         uint64_t epoch = epoch_of(leaf->listeners);
-        PyObject *found = look(mod, leaf->look);
+        PyObject *found = leaf->look(leaf->listeners->mod, leaf->what);
         if (found || PyErr_Occurred()) {
             let_go(leaf);
             return found ? fr_leaf_return(found) : NULL;
@@ -140,7 +140,7 @@ static PyObject *listen_iternext(PyObject *op)
 {
     ListenObject *leaf = (ListenObject *)op;
     struct fr_task *task = fr_leaf_task();
-    if (!task || !fr_leaf_enter(&leaf->stepping)) {
+    if (!task || !fr_leaf_enter_own(op, &leaf->stepping)) {
         return NULL;
     }
     PyObject *token = listen_step(leaf, task);
@@ -160,8 +160,8 @@ static void listen_let_go(PyObject *op)
 static int listen_traverse(PyObject *op, visitproc visit, void *arg)
 {
     Py_VISIT(Py_TYPE(op));
-    Py_VISIT(((ListenObject *)op)->listeners);
-    Py_VISIT(((ListenObject *)op)->look);
+    Py_VISIT(((ListenObject *)op)->owner);
+    Py_VISIT(((ListenObject *)op)->what);
     return 0;
 }
 
@@ -171,8 +171,8 @@ static void listen_dealloc(PyObject *op)
     PyObject_GC_UnTrack(op);
     FR_TRASHCAN_BEGIN(op, listen_dealloc)
     let_go(leaf);
-    Py_DECREF((PyObject *)leaf->listeners);
-    Py_DECREF(leaf->look);
+    Py_XDECREF(leaf->owner);
+    Py_DECREF(leaf->what);
     fr_dealloc(op, FR_FREE_LISTEN);
     FR_TRASHCAN_END
 }
@@ -205,11 +205,17 @@ static PyObject *listeners_new(PyTypeObject *type, PyObject *args, PyObject *kwa
     }
     ListenersObject *self = (ListenersObject *)type->tp_alloc(type, 0);
     if (self) {
-        atomic_init(&self->epoch, 0);
-        fr_mutex_init(&self->lock);
-        fr_list_init(&self->line);
+        atomic_init(&self->line.epoch, 0);
+        fr_mutex_init(&self->line.lock);
+        fr_list_init(&self->line.line);
+        self->line.mod = fr_module_of_type(type);
     }
     return (PyObject *)self;
+}
+
+struct fr_listeners *fr_listeners_of(PyObject *listeners)
+{
+    return &((ListenersObject *)listeners)->line;
 }
 
 static void listeners_dealloc(PyObject *op)
@@ -232,16 +238,15 @@ static int need_function(PyObject *function)
     return -1;
 }
 
-static PyObject *listeners_wait(PyObject *op, PyObject *function)
+/* `owner` may be NULL. */
+static PyObject *listen_new(struct fr_listeners *listeners, PyObject *owner, fr_look look, PyObject *what)
 {
-    if (need_function(function)) {
-        return NULL;
-    }
-    struct fr_module *mod = fr_module_of_type(Py_TYPE(op));
-    ListenObject *leaf = (ListenObject *)fr_alloc(mod->listen_type, FR_FREE_LISTEN);
+    ListenObject *leaf = (ListenObject *)fr_alloc(listeners->mod->listen_type, FR_FREE_LISTEN);
     if (leaf) {
-        leaf->listeners = (ListenersObject *)Py_NewRef(op);
-        leaf->look = Py_NewRef(function);
+        leaf->listeners = listeners;
+        leaf->owner = Py_XNewRef(owner);
+        leaf->what = Py_NewRef(what);
+        leaf->look = look;
         leaf->wait = (struct fr_waiter){.task = NULL};
         atomic_init(&leaf->stepping, false);
         if (!PyObject_GC_IsTracked((PyObject *)leaf)) {
@@ -251,8 +256,21 @@ static PyObject *listeners_wait(PyObject *op, PyObject *function)
     return (PyObject *)leaf;
 }
 
+PyObject *fr_listen(struct fr_listeners *listeners, fr_look look, PyObject *what)
+{
+    return listen_new(listeners, NULL, look, what);
+}
+
+static PyObject *listeners_wait(PyObject *op, PyObject *function)
+{
+    if (need_function(function)) {
+        return NULL;
+    }
+    return listen_new(fr_listeners_of(op), op, call, function);
+}
+
 /* One sleep of a thread: 0, or -1 with a signal handler's exception. */
-static int sleep_until_news(ListenersObject *self, uint64_t epoch)
+static int sleep_until_news(struct fr_listeners *self, uint64_t epoch)
 {
     struct fr_event event;
     fr_event_init(&event, -1);
@@ -267,22 +285,21 @@ static int sleep_until_news(ListenersObject *self, uint64_t epoch)
 
 static PyObject *listeners_block(PyObject *op, PyObject *function)
 {
-    ListenersObject *self = (ListenersObject *)op;
+    struct fr_listeners *self = fr_listeners_of(op);
     if (need_function(function) || fr_leaf_may_block("block", "wait")) {
         return NULL;
     }
     for (;;) {
         uint64_t epoch = epoch_of(self);
-        PyObject *found = look(fr_module_of_type(Py_TYPE(op)), function);
+        PyObject *found = call(self->mod, function);
         if (found || PyErr_Occurred() || sleep_until_news(self, epoch)) {
             return found;
         }
     }
 }
 
-static PyObject *listeners_wake_all(PyObject *op, PyObject *Py_UNUSED(ignored))
+static Py_ssize_t wake_all(struct fr_listeners *self)
 {
-    ListenersObject *self = (ListenersObject *)op;
     struct fr_wakes wakes;
     wakes.n = 0;
     struct fr_node woken; /* also this list is under the lock: who is cancelled takes itself out */
@@ -305,12 +322,17 @@ static PyObject *listeners_wake_all(PyObject *op, PyObject *Py_UNUSED(ignored))
     }
     fr_mutex_unlock(&self->lock);
     fr_wakes_fire(&wakes, fr_acquire_wake);
-    return PyLong_FromSsize_t(count);
+    return count;
+}
+
+static PyObject *listeners_wake_all(PyObject *op, PyObject *Py_UNUSED(ignored))
+{
+    return PyLong_FromSsize_t(wake_all(fr_listeners_of(op)));
 }
 
 static Py_ssize_t listeners_len(PyObject *op)
 {
-    ListenersObject *self = (ListenersObject *)op;
+    struct fr_listeners *self = fr_listeners_of(op);
     fr_mutex_lock(&self->lock);
     Py_ssize_t count = self->count;
     fr_mutex_unlock(&self->lock);

@@ -356,13 +356,13 @@ static int import_drain(struct fr_module *mod)
 }
 
 static int (*const add_types[])(struct fr_module *mod) = {
-    fr_task_add_types,   fr_leaf_add_types,         fr_timer_add_types,    fr_timeout_add_types,
-    fr_scope_add_types,  fr_io_add_types,           fr_oneshot_add_types,  fr_semaphore_add_types,
-    fr_mutex_add_types,  fr_mpsc_add_types,         fr_notify_add_types,   fr_listeners_add_types,
-    fr_rwlock_add_types, fr_countdown_add_types,    fr_group_add_types,    fr_unconstrained_add_types,
-    fr_strand_add_types, fr_signal_add_types,       fr_parcel_add_types,   fr_pipe_add_types,
-    fr_job_add_types,    fr_cancel_scope_add_types, fr_join_set_add_types, fr_file_add_types,
-    fr_core_add_types,
+    fr_task_add_types,          fr_leaf_add_types,    fr_timer_add_types,        fr_timeout_add_types,
+    fr_scope_add_types,         fr_io_add_types,      fr_oneshot_add_types,      fr_semaphore_add_types,
+    fr_mutex_add_types,         fr_mpsc_add_types,    fr_notify_add_types,       fr_listeners_add_types,
+    fr_rwlock_add_types,        fr_watched_add_types, fr_broadcast_add_types,    fr_group_add_types,
+    fr_unconstrained_add_types, fr_strand_add_types,  fr_signal_add_types,       fr_parcel_add_types,
+    fr_pipe_add_types,          fr_job_add_types,     fr_cancel_scope_add_types, fr_join_set_add_types,
+    fr_file_add_types,          fr_core_add_types,
 };
 
 static int module_exec(PyObject *module)
@@ -410,7 +410,10 @@ static int module_traverse(PyObject *module, visitproc visit, void *arg)
                        (PyObject *)mod->guard_type,
                        (PyObject *)mod->listeners_type,
                        (PyObject *)mod->listen_type,
-                       (PyObject *)mod->countdown_type,
+                       (PyObject *)mod->watched_type,
+                       (PyObject *)mod->watch_receiver_type,
+                       (PyObject *)mod->broadcast_ring_type,
+                       (PyObject *)mod->broadcast_receiver_type,
                        (PyObject *)mod->signal_listener_type,
                        (PyObject *)mod->rwlock_type,
                        (PyObject *)mod->read_guard_type,
@@ -489,7 +492,10 @@ static int module_clear(PyObject *module)
     Py_CLEAR(mod->guard_type);
     Py_CLEAR(mod->listeners_type);
     Py_CLEAR(mod->listen_type);
-    Py_CLEAR(mod->countdown_type);
+    Py_CLEAR(mod->watched_type);
+    Py_CLEAR(mod->watch_receiver_type);
+    Py_CLEAR(mod->broadcast_ring_type);
+    Py_CLEAR(mod->broadcast_receiver_type);
     Py_CLEAR(mod->signal_listener_type);
     Py_CLEAR(mod->rwlock_type);
     Py_CLEAR(mod->read_guard_type);

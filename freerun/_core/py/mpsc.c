@@ -204,33 +204,6 @@ static enum fr_acquired step_for_room(struct fr_acquire *acquire, EndObject *sen
     return got;
 }
 
-/* A new reference, for the receiver. On its thread the value is a foreign object, and its last reference would have to be
- * sent back to this one, under a lock, to be counted off (PEP 703, _Py_brc_queue_object). A reference counted as shared
- * from the start can be dropped by any thread. */
-static PyObject *ref_to_send(PyObject *value)
-{
-#ifdef Py_GIL_DISABLED
-    struct fr_worker *worker = fr_thread.worker;
-    if (!(worker && worker->rt->nworkers == 1) && !_Py_IsImmortal(value)) {
-        _Py_atomic_add_ssize(&value->ob_ref_shared, (Py_ssize_t)1 << _Py_REF_SHARED_SHIFT);
-        return value;
-    }
-#endif
-    return Py_NewRef(value);
-}
-
-/* The caller's reference is the only one, and no other thread can make another until this one runs Python. */
-static bool is_unique(PyObject *object)
-{
-#ifdef Py_GIL_DISABLED
-    /* acquire: what others did with it while they had references */
-    return _Py_IsOwnedByCurrentThread(object) && _Py_atomic_load_uint32_relaxed(&object->ob_ref_local) == 1 &&
-           _Py_atomic_load_ssize_acquire(&object->ob_ref_shared) == 0;
-#else
-    return Py_REFCNT(object) == 1;
-#endif
-}
-
 /* Sends `value`, whose reference is the caller's still unless this returns 0. It has room. -1 with an exception: the room
  * was given back. */
 static int push(struct fr_module *mod, struct fr_mpsc *q, PyObject *value)
@@ -299,7 +272,7 @@ static bool send_at_once(SendObject *send)
 {
     EndObject *sender = send->sender;
     struct fr_mpsc *q = queue_of(sender);
-    if (!is_unique((PyObject *)send) || send->acquire.state != FR_ACQUIRE_NEW || !send->value ||
+    if (!fr_is_unique((PyObject *)send) || send->acquire.state != FR_ACQUIRE_NEW || !send->value ||
         is_closed_sender(sender) || !fr_leaf_may_spend() || fr_mpsc_try_reserve(q, 1)) {
         return false;
     }
@@ -387,7 +360,7 @@ static PyObject *sender_send(PyObject *op, PyObject *value)
     SendObject *send = (SendObject *)fr_alloc(type_of_kind(mod, FR_MPSC_SEND), FR_FREE_SEND);
     if (send) {
         send->sender = (EndObject *)Py_NewRef(op);
-        send->value = ref_to_send(value);
+        send->value = fr_ref_to_send(value);
         fr_acquire_init(&send->acquire, 1, FR_ACQUIRE_NEW);
         if (!PyObject_GC_IsTracked((PyObject *)send)) {
             PyObject_GC_Track(send);
@@ -542,7 +515,7 @@ static PyObject *permit_send(PyObject *op, PyObject *value)
         raise_not_held(state);
         return NULL;
     }
-    if (push(module_of(((PermitObject *)op)->sender), queue_of(permit->sender), ref_to_send(value))) {
+    if (push(module_of(((PermitObject *)op)->sender), queue_of(permit->sender), fr_ref_to_send(value))) {
         Py_DECREF(value);
         return NULL;
     }
@@ -810,7 +783,7 @@ static PyObject *sender_try_send(PyObject *op, PyObject *value)
     if (try_room(sender, 1, value)) {
         return NULL;
     }
-    int err = fr_mpsc_push(q, ref_to_send(value));
+    int err = fr_mpsc_push(q, fr_ref_to_send(value));
     if (!err) {
         Py_RETURN_NONE;
     }
@@ -831,7 +804,7 @@ static PyObject *unbounded_send(PyObject *op, PyObject *value)
     if (is_closed_sender(sender)) {
         return raise_with_value(mod->exc_send, value);
     }
-    if (push(mod, queue_of(sender), ref_to_send(value))) {
+    if (push(mod, queue_of(sender), fr_ref_to_send(value))) {
         Py_DECREF(value);
         return NULL;
     }
@@ -861,7 +834,7 @@ static PyObject *sender_blocking_send(PyObject *op, PyObject *value)
         fr_mpsc_release(q, 0); /* [MP2] */
         return err == -ESHUTDOWN ? raise_with_value(mod->exc_send, value) : NULL;
     }
-    if (push(mod, q, ref_to_send(value))) {
+    if (push(mod, q, fr_ref_to_send(value))) {
         Py_DECREF(value);
         return NULL;
     }
