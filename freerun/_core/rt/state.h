@@ -3,7 +3,8 @@
  * THREADS     start_poll, end_poll*, complete: the poller. Everything else: anyone who holds a reference.
  * STATE       attached thread state: not needed; never blocks.
  * OWNERSHIP   references are counted from bit 16 up. Who holds them: the list of owned tasks (one), each handle, each
- *             registered waker. A run queue holds *none* [S1].
+ *             registered waker, and the poller, who has one to spare for the first waker that its poll registers. A run
+ *             queue holds *none* [S1].
  * FIELDS      the word: all RMWs, orders below. Bits 8..15 are free.
  *             RUNNING        somebody holds the right to touch the coroutine (the poll lock).
  *             COMPLETE       the result is stored; never cleared, and RUNNING is never set again.
@@ -83,25 +84,46 @@ static inline uint64_t fr_state_start_poll(fr_state *s)
     return prev - (FR_NOTIFIED - FR_RUNNING);
 }
 
-/* The poll is over and the task waits. True: it was woken meanwhile, the caller must queue it [S3]. */
-static inline bool fr_state_end_poll(fr_state *s)
+/* The same, and one more reference, in the same RMW: the poller's *spare*, for the first waiter of the poll. What is left
+ * of it the end of the poll gives back. */
+static inline uint64_t fr_state_start_poll_spare(fr_state *s)
+{
+    /* acquire: as fr_state_start_poll(); pairs with the same */
+    uint64_t prev = atomic_fetch_add_explicit(s, FR_REF_ONE - (FR_NOTIFIED - FR_RUNNING), memory_order_acquire);
+    assert((prev & (FR_NOTIFIED | FR_RUNNING | FR_COMPLETE)) == FR_NOTIFIED);
+    return prev + FR_REF_ONE - (FR_NOTIFIED - FR_RUNNING);
+}
+
+/* The poll is over and the task waits. True: it was woken meanwhile, the caller must queue it [S3]. `back`: 0, or
+ * FR_REF_ONE to give the spare back; never the last reference, since the task is not complete. */
+static inline bool fr_state_end_poll_spare(fr_state *s, uint64_t back)
 {
     /* release pairs with fr_state_start_poll() and fr_state_try_lock_idle() [S2] */
-    uint64_t prev = atomic_fetch_sub_explicit(s, FR_RUNNING, memory_order_release);
-    assert((prev & (FR_RUNNING | FR_COMPLETE)) == FR_RUNNING);
+    uint64_t prev = atomic_fetch_sub_explicit(s, FR_RUNNING + back, memory_order_release);
+    assert((prev & (FR_RUNNING | FR_COMPLETE)) == FR_RUNNING && prev - back >= FR_REF_ONE);
     return (prev & FR_NOTIFIED) != 0;
 }
 
-/* The poll is over and the task wants another turn: RUNNING -> NOTIFIED. The caller must queue it. */
-static inline void fr_state_end_poll_yield(fr_state *s)
+static inline bool fr_state_end_poll(fr_state *s)
+{
+    return fr_state_end_poll_spare(s, 0);
+}
+
+/* The poll is over and the task wants another turn: RUNNING -> NOTIFIED. The caller must queue it. `back`: as above. */
+static inline void fr_state_end_poll_yield_spare(fr_state *s, uint64_t back)
 {
     /* relaxed: only a guess, the CAS checks it. */
     uint64_t cur = atomic_load_explicit(s, memory_order_relaxed);
     /* release pairs with fr_state_start_poll() [S2]; relaxed on failure: try again with what is there. */
     do {
         assert((cur & (FR_RUNNING | FR_COMPLETE)) == FR_RUNNING);
-    } while (!atomic_compare_exchange_weak_explicit(s, &cur, (cur & ~FR_RUNNING) | FR_NOTIFIED, memory_order_release,
-                                                    memory_order_relaxed));
+    } while (!atomic_compare_exchange_weak_explicit(s, &cur, ((cur & ~FR_RUNNING) | FR_NOTIFIED) - back,
+                                                    memory_order_release, memory_order_relaxed));
+}
+
+static inline void fr_state_end_poll_yield(fr_state *s)
+{
+    fr_state_end_poll_yield_spare(s, 0);
 }
 
 /* Whoever sets NOTIFIED on a task in this state has to queue it. */
@@ -122,6 +144,24 @@ static inline bool fr_state_wake(fr_state *s)
         /* acq_rel, also when NOTIFIED is set already [S2]: pairs with fr_state_start_poll() */
     } while (
         !atomic_compare_exchange_weak_explicit(s, &cur, cur | FR_NOTIFIED, memory_order_acq_rel, memory_order_relaxed));
+    return fr_state_is_idle(cur);
+}
+
+/* The same, and one reference less, which was the caller's: one RMW where two would be. True: the caller must queue the
+ * task, which is alive until then without that reference [S1]: nobody starts a poll that is not in a queue, so nobody
+ * completes it. *last: it was the last reference, the caller frees the task. Never both. */
+static inline bool fr_state_wake_unref(fr_state *s, bool *last)
+{
+    /* relaxed: only a guess, the CAS checks it. */
+    uint64_t cur = atomic_load_explicit(s, memory_order_relaxed);
+    uint64_t next;
+    do {
+        assert(fr_state_refs(cur) > 0);
+        next = (cur & FR_COMPLETE ? cur : cur | FR_NOTIFIED) - FR_REF_ONE;
+        /* acq_rel: as fr_state_wake() [S2] and as fr_ref_dec(); pairs with fr_state_start_poll(), and with fr_ref_dec() of
+         * the others. */
+    } while (!atomic_compare_exchange_weak_explicit(s, &cur, next, memory_order_acq_rel, memory_order_relaxed));
+    *last = fr_state_refs(cur) == 1;
     return fr_state_is_idle(cur);
 }
 
@@ -150,8 +190,8 @@ static inline bool fr_state_set_delivered(fr_state *s)
 }
 
 /* The result is stored: RUNNING -> COMPLETE. Returns the previous state: its JOIN_WAKER says whether to wake the joiners,
- * its JOIN_INTEREST whether anybody will ever want the result. The owned-list reference is still held. */
-static inline uint64_t fr_state_complete(fr_state *s)
+ * its JOIN_INTEREST whether anybody will ever want the result. The owned-list reference is still held. `back`: as above. */
+static inline uint64_t fr_state_complete_spare(fr_state *s, uint64_t back)
 {
     /* relaxed: only a guess, the CAS checks it. */
     uint64_t cur = atomic_load_explicit(s, memory_order_relaxed);
@@ -159,9 +199,14 @@ static inline uint64_t fr_state_complete(fr_state *s)
      * fr_state_set_join_waker() [S4] */
     do {
         assert((cur & (FR_RUNNING | FR_COMPLETE)) == FR_RUNNING);
-    } while (!atomic_compare_exchange_weak_explicit(s, &cur, (cur & ~(FR_RUNNING | FR_NOTIFIED)) | FR_COMPLETE,
+    } while (!atomic_compare_exchange_weak_explicit(s, &cur, ((cur & ~(FR_RUNNING | FR_NOTIFIED)) | FR_COMPLETE) - back,
                                                     memory_order_acq_rel, memory_order_relaxed));
     return cur;
+}
+
+static inline uint64_t fr_state_complete(fr_state *s)
+{
+    return fr_state_complete_spare(s, 0);
 }
 
 /* The last JoinHandle goes away; once. True: the task was COMPLETE already, the result is the caller's to drop. */

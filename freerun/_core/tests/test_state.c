@@ -113,6 +113,62 @@ static void test_refs(void)
     CHECK(fr_ref_dec(&s)); /* the caller frees it: what the word says now is nobody's business */
 }
 
+static void test_wake_unref(void)
+{
+    fr_state s;
+    bool last;
+    fr_state_init(&s, 3, FR_JOIN_INTEREST);
+    CHECK(fr_state_wake_unref(&s, &last) && !last);
+    CHECK_EQ(fr_state_refs(fr_state_load(&s)), 2);
+    CHECK_EQ(fr_state_load(&s) & 0xff, FR_NOTIFIED | FR_JOIN_INTEREST);
+    fr_ref_inc(&s);
+    CHECK(!fr_state_wake_unref(&s, &last) && !last); /* queued already */
+    fr_ref_inc(&s);
+    fr_state_start_poll(&s);
+    CHECK(!fr_state_wake_unref(&s, &last) && !last);
+    CHECK(fr_state_end_poll(&s)); /* it was a wake all the same */
+    fr_state_start_poll(&s);
+    fr_ref_inc(&s);
+    fr_state_complete(&s);
+    CHECK(!fr_state_wake_unref(&s, &last) && !last);
+    CHECK(!fr_state_wake_unref(&s, &last) && !last);
+    CHECK_EQ(fr_state_refs(fr_state_load(&s)), 1);
+    CHECK(!fr_state_wake_unref(&s, &last) && last); /* too late for a wake, and the last reference */
+    CHECK(!(fr_state_load(&s) & FR_NOTIFIED));
+}
+
+/* The reference that comes with a poll: taken by a waiter, or given back by whatever ends the poll. */
+static void test_spare(void)
+{
+    for (uint64_t back = 0; back <= FR_REF_ONE; back += FR_REF_ONE) {
+        uint64_t left = back ? 2 : 3;
+        fr_state s;
+        IDLE_TASK(s);
+        CHECK(fr_state_wake(&s));
+        CHECK_EQ(fr_state_start_poll_spare(&s), (uint64_t)3 << FR_REF_SHIFT | FR_RUNNING | FR_JOIN_INTEREST);
+        CHECK(!fr_state_end_poll_spare(&s, back));
+        CHECK_EQ(fr_state_load(&s), left << FR_REF_SHIFT | FR_JOIN_INTEREST);
+
+        IDLE_TASK(s);
+        CHECK(fr_state_wake(&s));
+        fr_state_start_poll_spare(&s);
+        CHECK(!fr_state_wake(&s));
+        CHECK(fr_state_end_poll_spare(&s, back)); /* a wake is not lost */
+        CHECK_EQ(fr_state_load(&s), left << FR_REF_SHIFT | FR_NOTIFIED | FR_JOIN_INTEREST);
+
+        IDLE_TASK(s);
+        CHECK(fr_state_wake(&s));
+        fr_state_start_poll_spare(&s);
+        fr_state_end_poll_yield_spare(&s, back);
+        CHECK_EQ(fr_state_load(&s), left << FR_REF_SHIFT | FR_NOTIFIED | FR_JOIN_INTEREST);
+
+        fr_state_init(&s, 2, FR_NOTIFIED);
+        fr_state_start_poll_spare(&s);
+        CHECK_EQ(fr_state_complete_spare(&s, back) & 0xff, FR_RUNNING);
+        CHECK_EQ(fr_state_load(&s), left << FR_REF_SHIFT | FR_COMPLETE);
+    }
+}
+
 static void test_try_lock_idle(void)
 {
     fr_state s;
@@ -158,6 +214,29 @@ static void life_unref(struct life *l)
     }
 }
 
+/* The caller's reference goes with it. */
+static void life_wake_unref(struct life *l)
+{
+    bool last;
+    if (fr_state_wake_unref(&l->state, &last)) {
+        CHECK(!last);
+        CHECK_EQ(atomic_load_explicit(&l->frees, memory_order_relaxed), 0); /* alive until it is queued [S1] */
+        life_queue(l);
+    } else if (last) {
+        atomic_fetch_add_explicit(&l->frees, 1, memory_order_relaxed);
+    }
+}
+
+static void life_wake(struct life *l, struct rng *rng)
+{
+    if (rng_below(rng, 2) == 0) { /* with a reference of its own, as a waiter has */
+        fr_ref_inc(&l->state);
+        life_wake_unref(l);
+    } else if (fr_state_wake(&l->state)) {
+        life_queue(l);
+    }
+}
+
 static void *waker_main(void *arg)
 {
     struct actor *a = arg;
@@ -165,9 +244,7 @@ static void *waker_main(void *arg)
     for (uint32_t i = 0; i < l->events_per_waker; i++) {
         /* relaxed: the wake alone must make it visible to the poll that follows [S2]. */
         atomic_fetch_add_explicit(&l->events, 1, memory_order_relaxed);
-        if (fr_state_wake(&l->state)) {
-            life_queue(l);
-        }
+        life_wake(l, &a->rng);
         if (rng_below(&a->rng, 16) == 0 && fr_state_try_lock_idle(&l->state)) {
             l->dumps += l->seen + 1;
             if (fr_state_end_poll(&l->state)) {
@@ -186,31 +263,48 @@ static void *waker_main(void *arg)
         }
         CHECK(first);
     }
-    life_unref(l);
+    life_wake_unref(l); /* whether it is over or not */
     return NULL;
+}
+
+/* What a waiter does with the reference that it took from the poll. */
+static void life_waiter_ends(struct life *l, struct rng *rng)
+{
+    if (rng_below(rng, 2) == 0) {
+        life_wake_unref(l);
+    } else {
+        life_unref(l);
+    }
 }
 
 static bool life_poll(struct life *l, struct rng *rng)
 {
-    uint64_t snapshot = fr_state_start_poll(&l->state);
+    bool taken = rng_below(rng, 2) == 0; /* by a waiter, which may be done with it before the poll ends, or after */
+    bool early = taken && rng_below(rng, 2) == 0;
+    uint64_t back = taken ? 0 : FR_REF_ONE;
+    uint64_t snapshot = fr_state_start_poll_spare(&l->state);
     l->polls++;
+    if (early) {
+        life_waiter_ends(l, rng);
+    }
     l->seen = atomic_load_explicit(&l->events, memory_order_relaxed);
     if (snapshot & FR_CANCELLED && fr_state_set_delivered(&l->state)) {
         l->result = l->seen;
-        uint64_t prev = fr_state_complete(&l->state);
+        uint64_t prev = fr_state_complete_spare(&l->state, back);
         if (prev & FR_JOIN_WAKER) {
             atomic_store_explicit(&l->joined, 1, memory_order_release);
         }
         life_unref(l); /* the owned-list reference */
-        return true;
-    }
-    if (rng_below(rng, 4) == 0) {
-        fr_state_end_poll_yield(&l->state);
+    } else if (rng_below(rng, 4) == 0) {
+        fr_state_end_poll_yield_spare(&l->state, back);
         life_queue(l);
-    } else if (fr_state_end_poll(&l->state)) {
+    } else if (fr_state_end_poll_spare(&l->state, back)) {
         life_queue(l);
     }
-    return false;
+    if (taken && !early) {
+        life_waiter_ends(l, rng);
+    }
+    return (snapshot & FR_CANCELLED) != 0;
 }
 
 static void *poller_main(void *arg)
@@ -281,6 +375,8 @@ int main(int argc, char **argv)
     test_abort();
     test_complete_and_join();
     test_refs();
+    test_wake_unref();
+    test_spare();
     test_try_lock_idle();
     for (uint64_t end = fr_clock_ns() + env.stress_ns; fr_clock_ns() < end;) {
         stress_one_life(&rng);
