@@ -7,9 +7,10 @@ import threading
 from typing import Any
 
 import pytest
-from support import MULTI, Flavor, every_flavor, only
+from support import CURRENT, MULTI, Flavor, every_flavor, only
 
 import freerun
+from freerun.sync import oneshot
 
 var: contextvars.ContextVar[Any] = contextvars.ContextVar("var", default="unset")
 
@@ -246,3 +247,84 @@ def test_one_that_is_cancelled_by_the_shutdown(flavor: Flavor) -> None:
     with flavor.builder().build() as rt:
         without_variables(rt, main)
     assert set(seen) <= {"unset"}
+
+
+class SetsWhenDropped:
+    """Its destructor sets the variable wherever it runs."""
+
+    def __del__(self) -> None:
+        var.set("dropped")
+
+
+@only(CURRENT, MULTI[0])  # an object that another thread drops may be freed within some task's step
+def test_what_a_destructor_sets_between_two_steps_reaches_no_task(rt: freerun.Runtime) -> None:
+    """It runs when a poll is over: what the last await returned is dropped then, and a result that nobody wants."""
+    seen: list[int] = []
+
+    async def looks() -> None:
+        await freerun.yield_now()
+        seen.append(len(contextvars.copy_context()))
+
+    async def returns() -> SetsWhenDropped:
+        await looks()
+        return SetsWhenDropped()
+
+    async def receives(rx: oneshot.Receiver[SetsWhenDropped]) -> None:
+        await rx
+        await looks()
+
+    async def main() -> None:
+        for _ in range(30):
+            tx, rx = oneshot.channel()
+            receiver = freerun.spawn(receives, rx)
+            await looks()
+            tx.send(SetsWhenDropped())
+            await receiver
+            freerun.spawn(returns)
+            await looks()
+            await looks()
+
+    without_variables(rt, main)
+    assert len(seen) >= 120
+    assert set(seen) == {0}
+
+
+def test_hooks_run_in_the_context_of_their_thread() -> None:
+    """What runs a current-thread runtime is the caller: its hooks see what it has set, whatever has run before."""
+    seen: dict[str, list[Any]] = {"park": [], "unpark": [], "terminate": []}
+    builder = (
+        freerun.Builder.new_current_thread()
+        .on_thread_park(lambda: seen["park"].append(var.get()))
+        .on_thread_unpark(lambda: seen["unpark"].append(var.get()))
+        .on_task_terminate(lambda _: seen["terminate"].append(var.get()))
+    )
+
+    async def sets_none() -> None:
+        for _ in range(3):
+            await freerun.yield_now()
+            assert len(contextvars.copy_context()) == 0
+
+    async def sleeps() -> None:
+        await freerun.time.sleep(0.002)
+
+    async def fails() -> None:
+        raise LookupError
+
+    def outside() -> None:
+        var.set("outside")
+        with builder.build() as rt:
+            for _ in range(5):
+                handles = [contextvars.Context().run(rt.spawn, sets_none) for _ in range(3)]
+                rt.block_on(sleeps)
+                assert var.get() == "outside"
+                assert all(handle.is_finished() for handle in handles)
+                with pytest.raises(LookupError):
+                    contextvars.Context().run(rt.spawn, sets_none)
+                    rt.block_on(fails)
+                assert var.get() == "outside"
+        assert var.get() == "outside"
+
+    contextvars.copy_context().run(outside)
+    for hook, values in seen.items():
+        assert values, hook
+        assert set(values) == {"outside"}, hook

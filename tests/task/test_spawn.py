@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import functools
 import gc
 import threading
 import types
 import warnings
+import weakref
 from typing import Any
 
 import pytest
-from support import CURRENT, MULTI, every_flavor, in_threads, is_parked, only, until
+from support import CURRENT, MULTI, Flavor, every_flavor, in_threads, is_freed, is_parked, only, until, wait_until
 
 import freerun
 
@@ -54,6 +56,51 @@ async def test_everything_that_makes_a_coroutine() -> None:
     assert await freerun.spawn(old_style()) == "old"
     assert await freerun.spawn(old_style) == "old"
     assert await freerun.spawn(lambda: value(6)) == 6
+
+
+@every_flavor
+async def test_any_number_of_arguments() -> None:
+    async def gather(*args: object) -> tuple[object, ...]:
+        await freerun.yield_now()
+        return args
+
+    for count in range(7):
+        args = [object() for _ in range(count)]
+        assert await freerun.spawn(gather, *args) == tuple(args)
+
+
+@pytest.mark.parametrize("count", range(6))
+def test_arguments_are_released(flavor: Flavor, count: int) -> None:
+    """Of a task that has run, of one whose function refuses them, and of one that was aborted before it began."""
+
+    class Argument:
+        pass
+
+    refs: list[weakref.ref[Argument]] = []
+
+    def arguments() -> list[Argument]:
+        args = [Argument() for _ in range(count)]
+        refs.extend(map(weakref.ref, args))
+        return args
+
+    async def takes(*args: Argument) -> int:
+        return len(args)
+
+    async def refuses(*, keyword: int) -> None: ...
+
+    async def main() -> None:
+        assert await freerun.spawn(takes, *arguments()) == count
+        with pytest.raises(TypeError):
+            await freerun.spawn(refuses, *arguments())
+        handle = freerun.spawn(takes, *arguments())
+        handle.abort()
+        with contextlib.suppress(freerun.JoinError):
+            await handle
+
+    with flavor.builder().build() as rt:
+        rt.block_on(main)
+    assert len(refs) == 3 * count
+    wait_until(lambda: all(map(is_freed, refs)))
 
 
 @every_flavor

@@ -8,8 +8,7 @@
 
 void fr_acquire_wake(void *task)
 {
-    fr_task_wake(task);
-    fr_task_unref(task);
+    fr_task_wake_unref(task);
 }
 
 void fr_acquire_granted(void *task)
@@ -32,7 +31,7 @@ static enum fr_acquired enlist(struct fr_acquire *acquire, struct fr_sem *sem, s
     fr_acquire_settle();
     acquire->wait.waiter = (struct fr_waiter){.task = task};
     acquire->task = task;
-    fr_task_ref(task);
+    fr_leaf_ref(task);
     int err = fr_sem_acquire(sem, &acquire->wait, acquire->count);
     if (err == -EAGAIN) {
         fr_task_ref(task); /* the waiter's is gone as soon as it is taken */

@@ -78,7 +78,7 @@ static void unwait(OpObject *op)
 
 static bool wait_for_edge(OpObject *op, struct fr_task *task)
 {
-    fr_task_ref(task);
+    fr_leaf_ref(task);
     op->waiter.task = task;
     if (fr_io_wait(op->source->io, fr_op_direction(op), &op->waiter)) {
         return true;

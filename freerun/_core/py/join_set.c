@@ -519,7 +519,7 @@ static PyObject *wait_step(WaitObject *wait, struct fr_task *me)
     if (look == LOOK_WAIT) {
         if (!wait->lined || !fr_waiter_is_linked(&wait->waiter)) {
             wait->waiter.task = me;
-            fr_task_ref(me);
+            fr_leaf_ref(me);
             fr_waiter_link_locked(for_the_end(wait) ? &set->idlers : &set->waiters, &wait->waiter);
             wait->lined = true;
         }

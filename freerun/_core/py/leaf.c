@@ -163,7 +163,7 @@ PyObject *fr_leaf_return(PyObject *value)
     if (!stop) {
         return return_slowly(worker, value);
     }
-    worker->returned = true;
+    worker->returned = !PyLong_CheckExact(value); /* an int may stay there: nobody can tell */
     Py_INCREF(stop); /* before the old value goes: its destructor may return through here, and must not find it free */
     Py_XSETREF(stop->value, value);
     PyErr_SetRaisedException((PyObject *)stop);

@@ -117,6 +117,17 @@ static inline struct fr_task *fr_leaf_task(void)
     return __builtin_expect(task != NULL, 1) ? task : fr_leaf_no_task();
 }
 
+/* A reference to the task being polled, for a waiter. The first one of a poll is there already: it came with the RMW that
+ * began the poll. (A branch's is not, see branch.h.) */
+static inline void fr_leaf_ref(struct fr_task *task)
+{
+    if (fr_thread.spare == task) {
+        fr_thread.spare = NULL;
+    } else {
+        fr_task_ref(task);
+    }
+}
+
 /* One thread at a time steps a leaf that keeps state: two tasks may have got hold of the same object. */
 static inline bool fr_leaf_try_enter(_Atomic bool *stepping)
 {

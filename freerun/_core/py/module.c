@@ -80,6 +80,26 @@ static const char TIMEOUT_DOC[] =
     "        return \"\"\n\n"
     "    assert freerun.run(main) == \"not done within 0.01 s\"\n";
 
+/* Public as freerun.sync.oneshot.channel. */
+static const char ONESHOT_DOC[] =
+    "oneshot_channel()\n--\n\n"
+    "Make a channel for one value: `(sender, receiver)`.\n\n"
+    "`sender.send(value)` never waits. `await receiver` gives the value, or raises `RecvError` once the sender was\n"
+    "closed or dropped without sending. `send` raises `SendError`, with the value in it, when the receiver is gone,\n"
+    "and `RuntimeError` the second time. `receiver.try_recv()` raises `WouldBlock` while there is nothing.\n\n"
+    "Cancel safety: an aborted `await receiver` loses nothing; await it again. Thread safety: both ends may be used\n"
+    "from any thread. Tokio: `tokio::sync::oneshot::channel`.\n\n"
+    "Example::\n\n"
+    "    import freerun\n"
+    "    from freerun.sync import oneshot\n\n"
+    "    async def answer(tx: oneshot.Sender[int]) -> None:\n"
+    "        tx.send(42)\n\n"
+    "    async def main() -> int:\n"
+    "        tx, rx = oneshot.channel()\n"
+    "        freerun.spawn(answer, tx)\n"
+    "        return await rx\n\n"
+    "    assert freerun.run(main) == 42\n";
+
 /* Public as freerun.join, try_join, select and freerun.task.unconstrained. */
 static const char JOIN_DOC[] =
     "join(*branches)\n"
@@ -282,8 +302,7 @@ static PyMethodDef functions[] = {
     {"try_join", FAST(fr_try_join), METH_FASTCALL, TRY_JOIN_DOC},
     {"select", FAST(fr_select), METH_FASTCALL | METH_KEYWORDS, SELECT_DOC},
     {"unconstrained", FAST(fr_unconstrained), METH_FASTCALL, UNCONSTRAINED_DOC},
-    {"oneshot_channel", fr_oneshot_channel, METH_NOARGS,
-     "oneshot_channel()\n--\n\nA (sender, receiver) pair for one value."},
+    {"oneshot_channel", fr_oneshot_channel, METH_NOARGS, ONESHOT_DOC},
     {"mpsc_channel", fr_mpsc_channel, METH_O,
      "mpsc_channel(capacity, /)\n--\n\nA (sender, receiver) pair of a bounded channel."},
     {"mpsc_unbounded_channel", fr_mpsc_unbounded_channel, METH_NOARGS,

@@ -1249,7 +1249,7 @@ static int recv_wait(RecvObject *recv, struct fr_mpsc *q, struct fr_task *task)
 {
     void *replaced;
     recv->waiter = (struct fr_waiter){.task = task};
-    fr_task_ref(task);
+    fr_leaf_ref(task);
     int err = fr_mpsc_wait(q, &recv->waiter, may_replace, &replaced);
     if (err != -EAGAIN) {
         fr_task_unref(task);

@@ -36,7 +36,7 @@ static bool enlist(NotifiedObject *self, struct fr_task *task)
 {
     self->waiter.waiter = (struct fr_waiter){.task = task};
     if (task) {
-        fr_task_ref(task);
+        fr_leaf_ref(task);
     }
     if (fr_notify_wait(&self->notify->notify, &self->waiter)) {
         self->state = IN_LINE;

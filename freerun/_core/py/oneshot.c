@@ -60,7 +60,7 @@ struct sleeper {
     _Atomic uint32_t refs;
 };
 
-enum { FREE_CHANNELS_MAX = 512 };
+enum { FREE_CHANNELS_MAX = FR_FREE_MAX };
 
 static bool is_value(uintptr_t slot)
 {
@@ -120,8 +120,10 @@ static struct fr_channel *channel_new(void)
 
 static void channel_unref(struct fr_channel *channel)
 {
-    /* acq_rel: every use of the channel comes before the free */
-    if (atomic_fetch_sub_explicit(&channel->refs, 1, memory_order_acq_rel) != 1) {
+    /* acquire, and acq_rel: every use of the channel comes before the free. The last one needs no subtraction: nobody can
+     * make another reference out of none. */
+    if (atomic_load_explicit(&channel->refs, memory_order_acquire) != 1 &&
+        atomic_fetch_sub_explicit(&channel->refs, 1, memory_order_acq_rel) != 1) {
         return;
     }
     struct fr_worker *worker = fr_thread.worker;
@@ -156,8 +158,7 @@ static void sleeper_unref(struct sleeper *sleeper)
 static void wake_taken(uintptr_t slot)
 {
     if ((slot & TAG) == WAITING) {
-        fr_task_wake(task_of(slot));
-        fr_task_unref(task_of(slot));
+        fr_task_wake_unref(task_of(slot));
     } else if ((slot & TAG) == THREAD) {
         struct sleeper *sleeper = (struct sleeper *)(slot & ~(uintptr_t)TAG);
         fr_event_set(&sleeper->event);
@@ -327,7 +328,7 @@ static bool wait_closed(ClosedObject *closed, struct fr_task *task)
 {
     closed_let_go((PyObject *)closed); /* the task for which this leaf waited before */
     uintptr_t nobody = 0;
-    fr_task_ref(task);
+    fr_leaf_ref(task);
     /* seq_cst: before the caller looks at the slot [O4]; pairs with wake_closer() */
     if (!atomic_compare_exchange_strong_explicit(&closed->sender->channel->closer, &nobody, waiting(task),
                                                  memory_order_seq_cst, memory_order_relaxed)) {
@@ -608,7 +609,7 @@ static PyType_Spec receiver_spec = {
 /* Puts `task` into the slot, where there is nothing, or the task that this leaf waited for before it moved to another. */
 static bool register_for(RecvObject *recv, struct fr_task *task, uintptr_t *slot)
 {
-    fr_task_ref(task);
+    fr_leaf_ref(task);
     if (!move(recv->receiver->channel, slot, waiting(task))) {
         fr_task_unref(task);
         return false;
@@ -622,6 +623,7 @@ static bool register_for(RecvObject *recv, struct fr_task *task, uintptr_t *slot
 
 static PyObject *receive(RecvObject *recv, uintptr_t slot)
 {
+    recv->task = NULL; /* whoever sent took it out: there is nothing to let go of */
     if (!fr_leaf_spend()) {
         return fr_leaf_yield();
     }

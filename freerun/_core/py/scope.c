@@ -411,8 +411,7 @@ void fr_scope_cancel(struct fr_scope *scope)
     }
     Py_END_CRITICAL_SECTION();
     if (task) { /* [C1] */
-        fr_task_wake(task);
-        fr_task_unref(task);
+        fr_task_wake_unref(task);
     }
 }
 
@@ -560,8 +559,7 @@ int fr_scope_move(struct fr_scope *scope, double seconds, uint64_t when_ns)
     }
     Py_END_CRITICAL_SECTION();
     if (task) { /* [C1] */
-        fr_task_wake(task);
-        fr_task_unref(task);
+        fr_task_wake_unref(task);
     }
     if (moved == NO_TIMERS) {
         fr_no_timers();

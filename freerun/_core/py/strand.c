@@ -36,8 +36,7 @@ void fr_strand_woken(struct fr_task *task)
 {
     struct fr_task *owner = fr_strand_owner_ref(task);
     if (owner) {
-        fr_task_wake(owner); /* [ST1] */
-        fr_task_unref(owner);
+        fr_task_wake_unref(owner); /* [ST1] */
     }
 }
 

@@ -192,6 +192,25 @@ void fr_task_wake(struct fr_task *task)
     fr_foreign_end(rt, foreign);
 }
 
+void fr_task_wake_unref(struct fr_task *task)
+{
+    /* A branch needs the reference until it is queued: who throws it out does not wait for that. */
+    if (__builtin_expect(task->kind >= FR_TASK_BRANCH, 0)) {
+        fr_task_wake(task);
+        fr_task_unref(task);
+        return;
+    }
+    struct fr_runtime *rt = task->rt;
+    bool last;
+    bool foreign = fr_foreign_begin(rt);
+    if (fr_state_wake_unref(&task->state, &last)) {
+        fr_schedule(rt, task);
+    } else if (last) {
+        fr_task_free(task);
+    }
+    fr_foreign_end(rt, foreign);
+}
+
 bool fr_task_abort(struct fr_task *task)
 {
     struct fr_runtime *rt = task->rt;
@@ -309,17 +328,58 @@ static PyObject *pack(PyObject *const *args, Py_ssize_t n)
     return tuple;
 }
 
+/* Few arguments are kept one by one, others in a tuple. False with an exception. */
+static bool keep_args(struct fr_task *task, PyObject *const *args, Py_ssize_t n)
+{
+    if (n > FR_FEW_ARGS) {
+        task->args = pack(args, n);
+        return task->args != NULL;
+    }
+    task->few = (uint8_t)n;
+    task->args = n ? Py_NewRef(args[0]) : NULL;
+    for (Py_ssize_t i = 1; i < n; i++) {
+        task->more[i - 1] = Py_NewRef(args[i]);
+    }
+    return true;
+}
+
+static void drop_args(struct fr_task *task)
+{
+    while (task->few > 1) {
+        Py_DECREF(task->more[--task->few - 1]);
+    }
+    task->few = 0;
+    Py_CLEAR(task->args);
+}
+
+static PyObject *call_with_args(struct fr_task *task)
+{
+    if (task->args && !task->few) {
+        return PyObject_CallObject(task->coro, task->args);
+    }
+    PyObject *vector[1 + FR_FEW_ARGS] = {NULL, task->args};
+    for (int i = 1; i < task->few; i++) {
+        vector[1 + i] = task->more[i - 1];
+    }
+    return PyObject_Vectorcall(task->coro, vector + 1, task->few | PY_VECTORCALL_ARGUMENTS_OFFSET, NULL);
+}
+
+/* PyMapping_Size(), which looks for a length that every context has. */
+static bool is_empty(PyObject *context)
+{
+    return PyContext_Type.tp_as_mapping->mp_length(context) == 0;
+}
+
 /* A copy of the caller's context, or none if no context variable is set there [T4]. False with an exception. */
 static bool inherit_context(struct fr_task *task)
 {
+    PyObject *current = PyThreadState_GetUnchecked()->context;
+    if (!current || is_empty(current)) { /* a copy would be dropped again */
+        task->context = NULL;
+        return true;
+    }
     task->context = PyContext_CopyCurrent();
-    if (!task->context) {
-        return false;
-    }
-    if (PyMapping_Size(task->context) == 0) {
-        Py_CLEAR(task->context);
-    }
-    return true;
+    return task->context != NULL;
 }
 
 static void discard(struct fr_task *task);
@@ -344,8 +404,9 @@ static struct fr_task *task_new(struct fr_runtime *rt, enum fr_task_kind kind, P
     task->kind = kind;
     task->outcome = FR_OUT_PENDING;
     task->duty = FR_DUTY_NONE;
-    task->started = task->one_arg = task->claimed = task->yielded = task->shielded = task->quiet = false;
+    task->started = task->claimed = task->yielded = task->shielded = task->quiet = false;
     task->in_given = false;
+    task->few = 0;
     task->joiners = NULL;
     task->member = NULL;
     task->owed = NULL;
@@ -371,7 +432,7 @@ static void drop_inputs(struct fr_task *task)
         fr_scopes_drop(&own);
     }
     Py_CLEAR(task->coro);
-    Py_CLEAR(task->args);
+    drop_args(task);
     Py_CLEAR(task->result); /* keyword arguments, if any */
     Py_CLEAR(task->context);
 }
@@ -487,9 +548,7 @@ static PyObject *spawn(struct fr_runtime *rt, PyObject *what, PyObject *const *a
         Py_XSETREF(task->context, Py_NewRef(as.context));
         task->in_given = true;
     }
-    task->one_arg = nargs == 1;
-    task->args = task->one_arg ? Py_NewRef(args[0]) : pack(args, nargs);
-    if (nargs && !task->args) {
+    if (!keep_args(task, args, nargs)) {
         discard(task);
         return NULL;
     }
@@ -647,6 +706,7 @@ static PyObject *unhandled_hook(struct fr_task *task)
 void fr_report_unhandled(struct fr_module *mod, struct fr_task *task, PyObject *error)
 {
     PyObject *raised = PyErr_GetRaisedException();
+    fr_leave_blank();
     if (Py_IsFinalizing()) { /* a handle that lived until the modules were taken apart: Python code will not do */
         PyErr_SetRaisedException(Py_NewRef(error));
         PyErr_WriteUnraisable(NULL);
@@ -720,10 +780,19 @@ static void wake_joiners(struct fr_task *task)
         }
         fr_mutex_unlock(&task->lock);
         for (int i = 0; i < n; i++) {
-            fr_task_wake(batch[i]);
-            fr_task_unref(batch[i]);
+            fr_task_wake_unref(batch[i]);
         }
     } while (n == BATCH);
+}
+
+/* What the end of its poll gives back of the reference that came with it: all or nothing. */
+static uint64_t take_spare(struct fr_task *task)
+{
+    if (fr_thread.spare != task) {
+        return 0;
+    }
+    fr_thread.spare = NULL;
+    return FR_REF_ONE;
 }
 
 void fr_task_complete(struct fr_task *task, enum fr_outcome outcome, PyObject *result)
@@ -747,7 +816,7 @@ void fr_task_complete(struct fr_task *task, enum fr_outcome outcome, PyObject *r
     if (call) {
         fr_pool_call_ends(task);
     }
-    uint64_t state = fr_state_complete(&task->state);
+    uint64_t state = fr_state_complete_spare(&task->state, take_spare(task));
     if (state & FR_JOIN_WAKER) {
         wake_joiners(task);
     }
@@ -872,9 +941,7 @@ static bool start_awaitable(struct fr_task *task)
 /* Makes the coroutine on the thread that polls it first, so that its reference counts are local to it. */
 static bool call_function(struct fr_task *task)
 {
-    PyObject *coro = task->one_arg ? PyObject_CallOneArg(task->coro, task->args)
-                     : task->args  ? PyObject_CallObject(task->coro, task->args)
-                                   : PyObject_CallNoArgs(task->coro);
+    PyObject *coro = call_with_args(task);
     if (!check_called(task->coro, coro, "coro")) {
         return false;
     }
@@ -882,7 +949,7 @@ static bool call_function(struct fr_task *task)
         return false;
     }
     Py_SETREF(task->coro, coro);
-    Py_CLEAR(task->args);
+    drop_args(task);
     task->kind = PyCoro_CheckExact(coro) || fr_is_coroutine(coro) ? FR_TASK_CORO : FR_TASK_AWAITABLE;
     return true;
 }
@@ -930,49 +997,83 @@ static int enter_given(struct fr_task *task)
     return claimed;
 }
 
+/* Nothing is set in it, and nobody has it but the worker and the thread that is in it (as a Token would). */
+static bool is_blank(PyObject *context)
+{
+    return Py_REFCNT(context) <= 2 && is_empty(context);
+}
+
+void fr_leave_blank(void)
+{
+    struct fr_worker *worker = fr_thread.worker;
+    if (worker && worker->in_blank) {
+        worker->in_blank = false;
+        PyContext_Exit(worker->blank);
+    }
+}
+
+/* The worker's blank context, entered, which is the caller's now; NULL with an exception. */
+static PyObject *enter_blank(struct fr_worker *worker)
+{
+    if (worker && worker->in_blank && !is_blank(worker->blank)) { /* a destructor has been at work in it */
+        fr_leave_blank();
+        Py_CLEAR(worker->blank);
+    }
+    PyObject *context = worker ? worker->blank : NULL;
+    if (context) {
+        worker->blank = NULL;
+        if (worker->in_blank) {
+            worker->in_blank = false;
+            return context;
+        }
+    } else if (!(context = PyContext_New())) {
+        return NULL;
+    }
+    if (PyContext_Enter(context)) {
+        Py_CLEAR(context);
+    }
+    return context;
+}
+
 /* Enters the task's context, which is *context then: to be given to leave_context(). A task without one gets the worker's
  * blank one, unless that is in use: a coroutine is being closed within a poll. 1, or as enter_given(). */
 static int enter_context(struct fr_task *task, PyObject **context)
 {
-    struct fr_worker *worker = fr_thread.worker;
-    PyObject *own = *context = task->context;
+    if (!task->context) {
+        *context = enter_blank(fr_thread.worker);
+        return *context ? 1 : -1;
+    }
+    fr_leave_blank();
+    *context = task->context;
     if (__builtin_expect(task->in_given, 0)) {
         return enter_given(task);
     }
-    if (!own && worker && worker->blank) {
-        *context = worker->blank;
-        worker->blank = NULL;
-    } else if (!own && !(*context = PyContext_New())) {
-        return -1;
-    }
-    if (PyContext_Enter(*context)) {
-        if (*context != own) {
-            Py_DECREF(*context);
-        }
-        return -1;
-    }
-    return 1;
+    return PyContext_Enter(*context) ? -1 : 1;
 }
 
 /* A blank one in which a variable was set, or that somebody else knows (a Token does), is the task's own from now on [T4].
- * This thread may have no worker any more. Keeps a raised exception. */
-static void leave_context(struct fr_task *task, PyObject *context)
+ * Else the worker keeps it, and after a step (`stay`) it stays in it: the next task's step most likely wants it. This thread
+ * may have no worker any more. Keeps a raised exception. */
+static void leave_context(struct fr_task *task, PyObject *context, bool stay)
 {
+    struct fr_worker *worker = fr_thread.worker;
+    bool own = context == task->context;
+    bool blank = !own && is_blank(context);
+    bool kept = blank && worker && !worker->blank;
+    if (kept) {
+        worker->blank = context;
+        worker->in_blank = stay;
+        if (stay) {
+            return;
+        }
+    }
     PyContext_Exit(context); /* it fails only if somebody else exited it, or is in another one within it */
     if (__builtin_expect(task->in_given, 0)) {
         fr_context_unclaim(context);
-        return;
-    }
-    if (context == task->context) {
-        return;
-    }
-    struct fr_worker *worker = fr_thread.worker;
-    if (Py_REFCNT(context) > 1 || PyMapping_Size(context) > 0) {
-        task->context = context;
-    } else if (worker && !worker->blank) {
-        worker->blank = context;
-    } else {
+    } else if (blank && !kept) {
         Py_DECREF(context);
+    } else if (!blank && !own) {
+        task->context = context;
     }
 }
 
@@ -995,7 +1096,7 @@ static PySendResult step_in_context(struct fr_task *task, uint64_t state, PyObje
     while (sent == PYGEN_NEXT && __builtin_expect(*result != FR_TOKEN || fr_thread.wait == FR_WAIT_NONE, 0)) {
         sent = fr_refuse_foreign(task->rt->mod, task->coro, result); /* [L1] */
     }
-    leave_context(task, context);
+    leave_context(task, context, true);
     return sent;
 }
 
@@ -1010,7 +1111,7 @@ static bool end_poll_unseen(struct fr_task *task)
 {
     struct fr_runtime *rt = task->rt;
     fr_task_ref(task);
-    bool again = fr_state_end_poll(&task->state);
+    bool again = fr_state_end_poll_spare(&task->state, take_spare(task));
     if (!again) {
         fr_futurelock_suspect(rt, task);
     }
@@ -1020,10 +1121,11 @@ static bool end_poll_unseen(struct fr_task *task)
 
 enum fr_poll_result fr_task_poll(struct fr_task *task)
 {
-    uint64_t state = fr_state_start_poll(&task->state);
     if (__builtin_expect(task->kind == FR_TASK_FILE, 0)) {
-        return fr_file_poll(task, state);
+        return fr_file_poll(task, fr_state_start_poll(&task->state));
     }
+    uint64_t state = fr_state_start_poll_spare(&task->state);
+    fr_thread.spare = task;
     if (__builtin_expect(closing(task->rt), 0)) {
         fr_task_close(task);
         return FR_POLL_DONE;
@@ -1042,10 +1144,11 @@ enum fr_poll_result fr_task_poll(struct fr_task *task)
             return FR_POLL_DONE;
         }
         if (fr_thread.wait & FR_WAIT_YIELD) {
-            fr_state_end_poll_yield(&task->state);
+            fr_state_end_poll_yield_spare(&task->state, take_spare(task));
             return FR_POLL_REQUEUE;
         }
-        bool again = __builtin_expect(fr_has_unseen(task), 0) ? end_poll_unseen(task) : fr_state_end_poll(&task->state);
+        bool again = __builtin_expect(fr_has_unseen(task), 0) ? end_poll_unseen(task)
+                                                              : fr_state_end_poll_spare(&task->state, take_spare(task));
         return again ? FR_POLL_REQUEUE : FR_POLL_DONE;
     }
     if (sent == PYGEN_RETURN) {
@@ -1072,7 +1175,7 @@ static void close_coroutine(struct fr_task *task)
     fr_close_quietly(task->rt->mod, task->coro);
     fr_thread.task = outer;
     if (entered) {
-        leave_context(task, context);
+        leave_context(task, context, false); /* this may be within another task's step */
     }
 }
 
@@ -1105,7 +1208,7 @@ void fr_task_run_blocking(struct fr_task *task)
         PyObject *empty = task->args ? NULL : PyTuple_New(0);
         result = PyObject_Call(task->coro, task->args ? task->args : empty, task->result);
         Py_XDECREF(empty);
-        leave_context(task, context);
+        leave_context(task, context, false);
     }
     if (result) {
         fr_task_complete(task, FR_OUT_RETURNED, result);
@@ -1431,7 +1534,7 @@ static PyObject *join_step(JoinObject *join, struct fr_task *me)
     }
     if (!join->linked_once) {
         join->waiter.task = me;
-        fr_task_ref(me);
+        fr_leaf_ref(me);
         if (!link_waiter(task, &join->waiter)) {
             fr_task_unref(me);
             return join_finish(join, task);
@@ -1445,11 +1548,12 @@ static PyObject *join_iternext(PyObject *self)
 {
     JoinObject *join = (JoinObject *)self;
     struct fr_task *me = fr_leaf_task();
-    if (!me || !fr_leaf_enter(&join->stepping)) {
+    bool shared;
+    if (!me || !fr_inner_enter(self, &join->stepping, &shared)) {
         return NULL;
     }
     PyObject *token = join_step(join, me);
-    fr_leaf_exit(&join->stepping);
+    fr_inner_leave(&join->stepping, shared);
     return token;
 }
 

@@ -20,7 +20,10 @@
  *            T3 exactly one of {completion, JoinHandle's dealloc} drops result and name: the state word arbitrates.
  *            T4 `context` is NULL as long as no context variable is set in it. Then a step enters a blank context, which
  *               one step at a time uses; left with a variable in it, or shared with a Token, it becomes the task's. So
- *               a task that has nothing to do with context variables costs no context.
+ *               a task that has nothing to do with context variables costs no context. A worker stays in the blank one
+ *               from step to step (in_blank), and leaves it before hooks, sleep and the end of its run, see
+ *               fr_leave_blank(). What else runs between two steps is destructors: they find an empty context, and if
+ *               one sets something there the next step takes another.
  * LOCKS      `lock` is a leaf; waking happens after it is released.
  * SHUTDOWN   every task is aborted, then closed: see runtime.c.
  * PROVED BY  tests/task/test_task_combinations.py
@@ -53,6 +56,8 @@ enum fr_task_kind {
     FR_TASK_STRAND
 };
 
+enum { FR_FEW_ARGS = 3 };
+
 struct fr_task {
     _Atomic uint64_t state;
     struct fr_runtime *rt;
@@ -63,13 +68,14 @@ struct fr_task {
     bool claimed; /* `coro` is in claims.c */
     bool quiet;   /* a failure is somebody else's to report (block_on's main task) */
     /* One byte: the spawner, then the holder of RUNNING. */
-    bool one_arg : 1;
+    uint8_t few : 2;   /* how many arguments are in `args` and `more` themselves */
     bool yielded : 1;  /* yield_now() has yielded and not yet resumed */
     bool shielded : 1; /* in a shielded yield (leaf.c): resumed as if nothing were due */
     uint8_t duty : 2;  /* of a blocking call; constant once it is queued */
     bool in_given : 1; /* `context` is not its own: whoever polls in it has it in claims.c */
     PyObject *coro;    /* kind CORO: the coroutine or iterator; else the awaitable or callable */
-    PyObject *args;    /* tuple or NULL; with `one_arg` the argument itself: a tuple less to make, and to collect */
+    PyObject *args;    /* tuple or NULL; of few arguments the first: a tuple less to make, and to collect */
+    PyObject *more[FR_FEW_ARGS - 1]; /* the others, only as many as `few` says */
     PyObject *context;
     PyObject *result; /* a blocking task that has not run yet: its keyword arguments, dict or NULL */
     PyObject *name;   /* str or NULL */
@@ -109,6 +115,8 @@ static inline void fr_task_unref(struct fr_task *task)
 
 /* Wakes from any thread, attached or not. The reference stays the caller's. */
 void fr_task_wake(struct fr_task *task);
+/* The same, and the reference is gone. */
+void fr_task_wake_unref(struct fr_task *task);
 /* Requests cancellation; true if this call was the first and the task was not complete. */
 bool fr_task_abort(struct fr_task *task);
 

@@ -53,6 +53,17 @@ static void *lifo_swap(struct fr_worker *worker, void *task)
     return atomic_exchange_explicit(&worker->lifo, task, memory_order_acq_rel);
 }
 
+/* What was in it. An empty slot stays empty until the owner fills it, so then a store will do. */
+static void *lifo_put(struct fr_worker *worker, void *task)
+{
+    if (atomic_load_explicit(&worker->lifo, memory_order_relaxed)) { /* relaxed: as in lifo_take() */
+        return lifo_swap(worker, task);
+    }
+    /* release: pairs with steal_lifo(); whoever gets the task sees what was written before */
+    atomic_store_explicit(&worker->lifo, task, memory_order_release);
+    return NULL;
+}
+
 static void *lifo_take(struct fr_worker *worker)
 {
     /* relaxed: only the owner fills the slot, so "empty" is certain and "full" is settled by the swap */
@@ -172,7 +183,7 @@ void fr_schedule(struct fr_runtime *rt, struct fr_task *task)
     } else if (!worker->lifo_enabled || worker->in_driver) {
         push_and_notify(worker, task, 2);
     } else {
-        void *displaced = lifo_swap(worker, task);
+        void *displaced = lifo_put(worker, task);
         if (displaced) {
             push_and_notify(worker, displaced, 1);
         }
@@ -196,8 +207,7 @@ void fr_driver_wake_task(void *rt, void *arg)
         fr_shutdown_tick(rt);
         return;
     }
-    fr_task_wake(task);
-    fr_task_unref(task);
+    fr_task_wake_unref(task);
 }
 
 /* A fair share of the injector, at most `most`, out of it into `batch`; how many. */
@@ -504,38 +514,43 @@ static bool poll_timed(struct fr_worker *worker, struct fr_task *task, uint64_t 
     *now = fr_clock_ticks();
     if (site && has_core && has_others(worker->rt)) {
         /* relaxed: our own */
-        fr_cost_learn_shared(&site->cost, to_ns(worker, *now - began),
-                             atomic_load_explicit(&worker->polls, memory_order_relaxed) / 2);
+        uint64_t polls = atomic_load_explicit(&worker->polls, memory_order_relaxed);
+        fr_cost_learn_shared(&site->cost, to_ns(worker, *now - began), polls / 2);
     }
     return has_core;
 }
 
-/* Runs a task, then what it put into the LIFO slot, within one budget and at most MAX_LIFO_POLLS times. */
+/* Runs a task, then what it put into the LIFO slot, within one budget and at most MAX_LIFO_POLLS times. What comes from that
+ * slot is not timed by itself: it was in nobody's queue. */
 bool fr_worker_run_task(struct fr_worker *worker, struct fr_task *task, uint64_t *now)
 {
     uint64_t began = *now;
     leave_search(worker);
     fr_leaf_begin_turn(began, began + worker->ticks_per_ms);
     fr_thread.descends = true;
-    for (worker->lifo_polls = 0;;) {
-        if (!poll_timed(worker, task, now)) {
-            return false;
-        }
-        task = lifo_take(worker);
-        if (!task) {
-            break;
-        }
-        if (fr_thread.budget == 0 || (int64_t)(*now - fr_thread.turn_ends) > 0) {
+    worker->lifo_polls = 0;
+    if (!poll_timed(worker, task, now)) {
+        return false;
+    }
+    while ((task = lifo_take(worker))) {
+        if (!fr_leaf_may_spend()) {
             push_and_notify(worker, task, 2);
             break;
         }
+        fr_thread.budget--;         /* or the clock would not be looked at again before the next leaf */
         fr_thread.descends = false; /* this one shares the turn */
         count(&worker->lifo_hits, 1);
         if (++worker->lifo_polls >= MAX_LIFO_POLLS) {
             worker->lifo_enabled = false;
         }
+        if (!poll_one(worker, task)) {
+            return false;
+        }
     }
     worker->lifo_enabled = worker->rt->lifo_slot;
+    if (worker->lifo_polls) {
+        *now = fr_clock_ticks();
+    }
     end_turn(worker, *now - began);
     return true;
 }
@@ -749,6 +764,7 @@ static void learn_from_park(struct fr_worker *worker, uint64_t parked_at)
 static int park(struct fr_worker *worker, struct fr_event *until)
 {
     struct fr_runtime *rt = worker->rt;
+    fr_leave_blank();
     fr_call_hook(rt, rt->hooks.thread_park, NULL);
     bool last = fr_idle_to_parked(&rt->idle, worker->index, worker->searching);
     worker->searching = false;
@@ -935,6 +951,7 @@ void fr_worker_enter(struct fr_worker *worker)
 
 void fr_worker_leave(struct fr_runtime *rt)
 {
+    fr_leave_blank();
     fr_call_hook(rt, rt->hooks.thread_stop, NULL);
     if (fr_set_asyncgen_hooks(Py_None, Py_None)) {
         PyErr_Clear();
