@@ -59,7 +59,6 @@ struct fr_worker {
     _Alignas(64) struct fr_runtime *rt;
     uint32_t index;
     uint32_t until_turn, until_inject; /* polls till the driver, and the injector, are due by count */
-    uint32_t lifo_polls;
     bool lifo_enabled;
     bool searching;
     uint32_t drained;

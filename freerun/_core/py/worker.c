@@ -528,7 +528,7 @@ bool fr_worker_run_task(struct fr_worker *worker, struct fr_task *task, uint64_t
     leave_search(worker);
     fr_leaf_begin_turn(began, began + worker->ticks_per_ms);
     fr_thread.descends = true;
-    worker->lifo_polls = 0;
+    uint32_t lifo_polls = 0;
     if (!poll_timed(worker, task, now)) {
         return false;
     }
@@ -540,7 +540,7 @@ bool fr_worker_run_task(struct fr_worker *worker, struct fr_task *task, uint64_t
         fr_thread.budget--;         /* or the clock would not be looked at again before the next leaf */
         fr_thread.descends = false; /* this one shares the turn */
         count(&worker->lifo_hits, 1);
-        if (++worker->lifo_polls >= MAX_LIFO_POLLS) {
+        if (++lifo_polls >= MAX_LIFO_POLLS) {
             worker->lifo_enabled = false;
         }
         if (!poll_one(worker, task)) {
@@ -548,7 +548,7 @@ bool fr_worker_run_task(struct fr_worker *worker, struct fr_task *task, uint64_t
         }
     }
     worker->lifo_enabled = worker->rt->lifo_slot;
-    if (worker->lifo_polls) {
+    if (lifo_polls) {
         *now = fr_clock_ticks();
     }
     end_turn(worker, *now - began);
