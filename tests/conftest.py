@@ -22,9 +22,11 @@ pytest_plugins = ["pytester"]
 faulthandler.enable()
 
 
-def pytest_collection_finish() -> None:
-    """Take pytest's hundreds of thousands of objects for 13,000 tests out of the collector's sight: else each collection
-    looks at all of them, a fifth of a second in tests that need many."""
+@pytest.fixture(scope="module", autouse=True)
+def freeze() -> None:
+    """Take what there is before a file's tests out of the collector's sight: pytest's hundreds of thousands of objects
+    for 13,000 tests and their reports. Else each collection looks at all of them, a fifth of a second in some tests
+    that need hundreds."""
     gc.collect()
     gc.freeze()
 

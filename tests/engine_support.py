@@ -11,7 +11,6 @@ import textwrap
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Any
 
 from support import PATIENCE, Flavor, is_parked, native_threads, run_script, wait_until

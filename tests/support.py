@@ -98,7 +98,7 @@ def every_flavor(test: Callable[..., Any]) -> Callable[..., None]:
 
 
 def all_at_once(*flavors: Flavor) -> Callable[[Callable[..., Any]], Callable[..., None]]:
-    """Over a test of `flavor` that waits a second or more: it runs for all of them at the same time, in a thread each."""
+    """Over a test of `flavor` that waits a second or more: it runs for all at the same time, on a thread each."""
 
     def of_all(test: Callable[..., Any]) -> Callable[..., None]:
         parameters = [p for name, p in inspect.signature(test).parameters.items() if name != "flavor"]
@@ -229,8 +229,8 @@ def open_fds() -> dict[int, str]:
 
 
 def native_threads() -> list[Path]:
-    """This process's threads in /proc, those that Python's `threading` does not know included. The kernel lists one for a
-    moment after it could be joined; those that are past that point are left out."""
+    """This process's threads in /proc, those that Python's `threading` does not know included. The kernel lists one for
+    a moment after it could be joined; those that are past that point are left out."""
     return [task for task in Path("/proc/self/task").iterdir() if not _is_exiting(task)]
 
 

@@ -22,11 +22,11 @@ from support import (
     FREE_THREADED,
     MULTI,
     PATIENCE,
-    thread_count,
     open_fds,
     run_script,
     seeded,
     stress_seconds,
+    thread_count,
     until,
     wait_until,
 )

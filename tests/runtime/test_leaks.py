@@ -9,7 +9,7 @@ import weakref
 from pathlib import Path
 from typing import Any
 
-from support import Flavor, thread_count, open_fds, wait_until
+from support import Flavor, open_fds, thread_count, wait_until
 
 import freerun
 from freerun.sync import oneshot

@@ -8,7 +8,7 @@ from collections import Counter
 from random import Random
 
 import pytest
-from support import Flavor, in_threads, thread_count, seeded, stress_seconds, wait_until
+from support import Flavor, in_threads, seeded, stress_seconds, thread_count, wait_until
 
 import freerun
 

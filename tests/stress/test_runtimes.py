@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 from engine_support import outcome
-from support import FLAVORS, PATIENCE, in_threads, thread_count, open_fds, seeded, stress_seconds, wait_until
+from support import FLAVORS, PATIENCE, in_threads, open_fds, seeded, stress_seconds, thread_count, wait_until
 
 import freerun
 from freerun.sync import RecvError, oneshot

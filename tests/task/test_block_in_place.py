@@ -6,7 +6,7 @@ import threading
 from typing import Any
 
 import pytest
-from support import CURRENT, MULTI, PATIENCE, every_flavor, is_parked, thread_count, only, until
+from support import CURRENT, MULTI, PATIENCE, every_flavor, is_parked, only, thread_count, until
 
 import freerun
 

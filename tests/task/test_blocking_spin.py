@@ -11,7 +11,7 @@ from collections import Counter
 from contextlib import suppress
 from random import Random
 
-from support import PATIENCE, Flavor, check_script, every_flavor, in_threads, thread_count, seeded, until, wait_until
+from support import PATIENCE, Flavor, check_script, every_flavor, in_threads, seeded, thread_count, until, wait_until
 
 import freerun
 
