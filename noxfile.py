@@ -218,7 +218,7 @@ def soak(session: nox.Session) -> None:
 @nox.session
 @on(GIL or MAIN)
 def rounds(session: nox.Session) -> None:
-    """Runtimes that start and stop interpreters, FREERUN_ROUNDS (1000) of them; ./dev test does 4 seconds of it."""
+    """Runtimes that start and stop interpreters, FREERUN_ROUNDS (1000) of them; ./dev test does 2 seconds of it."""
     interpreter = install(session, "test")
     tests = ["tests/interp/test_lifetime.py", "-k", "many_rounds", "-s", "--timeout=0"]
     pytest(session, interpreter, *tests, env={"FREERUN_ROUNDS": os.environ.get("FREERUN_ROUNDS", "1000")})

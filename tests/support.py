@@ -97,6 +97,24 @@ def every_flavor(test: Callable[..., Any]) -> Callable[..., None]:
     return run
 
 
+def all_at_once(*flavors: Flavor) -> Callable[[Callable[..., Any]], Callable[..., None]]:
+    """Over a test of `flavor` that waits a second or more: it runs for all at the same time, on a thread each."""
+
+    def of_all(test: Callable[..., Any]) -> Callable[..., None]:
+        parameters = [p for name, p in inspect.signature(test).parameters.items() if name != "flavor"]
+
+        def run(**fixtures: Any) -> None:
+            with in_threads(len(flavors), lambda i: test(flavor=flavors[i], **fixtures)):
+                pass
+
+        functools.update_wrapper(run, test)
+        del run.__wrapped__  # type: ignore[attr-defined]  # else pytest asks for its `flavor`
+        run.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
+        return run
+
+    return of_all
+
+
 def wait_until(condition: Callable[[], object], what: str = "", seconds: float = PATIENCE) -> None:
     """Wait, on a plain thread, until the condition holds; fail loudly if it never does."""
     deadline = time.monotonic() + seconds

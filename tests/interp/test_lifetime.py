@@ -190,7 +190,7 @@ ROUNDS = int(os.environ.get("FREERUN_ROUNDS") or 0)
 """That many, however long it takes: ./dev rounds sets it to 1000. Without it, as many as fit into a few seconds."""
 
 
-@pytest.mark.timeout(0 if ROUNDS else 300 + 2 * stress_seconds(4))
+@pytest.mark.timeout(0 if ROUNDS else 300 + 2 * stress_seconds(2))
 def test_nothing_is_left_after_many_rounds() -> None:
     """Short form of the 1,000 rounds."""
     rng = seeded()
@@ -221,7 +221,7 @@ def test_nothing_is_left_after_many_rounds() -> None:
     fds, threads, memory, objects = len(open_fds()), thread_count(), resident(), len(gc.get_objects())
     interpreters = there.interpreters()
     started = rounds = 0
-    deadline = time.monotonic() + stress_seconds(4)
+    deadline = time.monotonic() + stress_seconds(2)
     while rounds < (ROUNDS or 1000) and (ROUNDS or time.monotonic() < deadline or rounds < 5):
         round_()
         rounds += 1

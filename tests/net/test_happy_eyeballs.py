@@ -76,7 +76,8 @@ async def test_after_a_refusal_the_next_address_is_tried_at_once(hosts: Any, mon
 
 
 @every_flavor
-async def test_the_first_to_answer_wins(hosts: Any, silent: Any) -> None:
+async def test_the_first_to_answer_wins(hosts: Any, silent: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(_connect, "DELAY", 0.01)
     before = open_sockets()
     async with TcpListener.bind(LOCAL) as listener:
         hosts["name"] = [(V4, silent), (V4, listener.local_addr), (V4, silent)]

@@ -136,7 +136,7 @@ def test_while_tasks_churn(rt: freerun.Runtime) -> None:
 
     async def parent() -> int:
         count = 0
-        while not stop.is_set():
+        while count == 0 or not stop.is_set():
             handles = [freerun.spawn(child, i, name=str(i)) for i in range(20)]
             handles[random.randrange(20)].abort()
             for i, handle in enumerate(handles):
@@ -153,13 +153,13 @@ def test_while_tasks_churn(rt: freerun.Runtime) -> None:
 
     def dump() -> None:
         nonlocal dumps
-        while not stop.is_set():
+        while dumps == 0 or not stop.is_set():
             assert "task" in rt.handle().dump_tasks()
             assert rt.metrics().alive_tasks >= 0
             dumps += 1
 
     thread = threading.Thread(target=dump)
-    timer = threading.Timer(stress_seconds(1), stop.set)
+    timer = threading.Timer(stress_seconds(0.5), stop.set)
     timer.start()
     thread.start()
     try:

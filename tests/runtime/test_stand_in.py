@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 from engine_support import build, drive_until_parked, occupy_all, threads_named, unique_name, wait_gone
-from support import PATIENCE, STOOD_IN_FOR, STOOD_IN_FOR_ON_EVERY_DRIVER, STRICT, Flavor, only, wait_until
+from support import PATIENCE, STOOD_IN_FOR, STOOD_IN_FOR_ON_EVERY_DRIVER, STRICT, Flavor, all_at_once, only, wait_until
 
 import freerun
 from freerun.sync import oneshot
@@ -238,7 +238,7 @@ def test_block_in_place_gives_the_core_to_another_thread(rt: freerun.Runtime, fl
     release()
 
 
-@only(*STOOD_IN_FOR)
+@all_at_once(*STOOD_IN_FOR)
 def test_its_thread_ends_when_it_is_not_called(flavor: Flavor) -> None:
     prefix = unique_name()
     with build(flavor, prefix) as rt:
@@ -251,7 +251,7 @@ def test_its_thread_ends_when_it_is_not_called(flavor: Flavor) -> None:
     wait_gone(prefix)
 
 
-@only(*STOOD_IN_FOR)
+@all_at_once(*STOOD_IN_FOR)
 def test_what_its_thread_spawns_on_its_way_out_is_run(flavor: Flavor) -> None:
     """It is no worker any more by then: nobody would look into its slot."""
     on_its_way, ran = threading.Event(), threading.Event()
@@ -272,7 +272,7 @@ def test_what_its_thread_spawns_on_its_way_out_is_run(flavor: Flavor) -> None:
         assert ran.wait(PATIENCE)
 
 
-@only(*STOOD_IN_FOR)
+@all_at_once(*STOOD_IN_FOR)
 def test_what_a_destructor_spawns_before_its_thread_ends_is_run(flavor: Flavor) -> None:
     """On free-threaded builds the stand-in itself frees what it had made and others dropped, just before it goes."""
     ran = threading.Event()

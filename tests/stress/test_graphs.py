@@ -216,10 +216,10 @@ def interfere(graph: Graph, stop: threading.Event) -> None:
 @pytest.mark.stress
 @pytest.mark.parametrize("workers", [0, 1, 2, 4, 8])
 def test_graphs(workers: int) -> None:
-    assert run_graphs(workers, stress_seconds(1.2), disturb=False) > 0
+    assert run_graphs(workers, stress_seconds(0.6), disturb=False) > 0
 
 
 @pytest.mark.stress
 @pytest.mark.parametrize("workers", [0, 2, 8])
 def test_graphs_with_foreign_aborts(workers: int) -> None:
-    assert run_graphs(workers, stress_seconds(1.2), disturb=True) > 0
+    assert run_graphs(workers, stress_seconds(0.6), disturb=True) > 0

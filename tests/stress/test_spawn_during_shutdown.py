@@ -78,7 +78,7 @@ class Tally:
 
 def rounds(flavor: Flavor, blocking: bool, background: bool) -> None:
     random = seeded()
-    deadline = time.monotonic() + stress_seconds(0.6)
+    deadline = time.monotonic() + stress_seconds(0.3)
     total: Counter[str] = Counter()
     count = 0
     while count == 0 or time.monotonic() < deadline:
@@ -122,7 +122,7 @@ def test_blocking_calls(flavor: Flavor) -> None:
 @pytest.mark.parametrize("flavor", FLAVORS, ids=str)
 def test_block_on(flavor: Flavor) -> None:
     """Threads in block_on: each call returns, or raises that the runtime is over; then it stays so."""
-    deadline = time.monotonic() + stress_seconds(0.6)
+    deadline = time.monotonic() + stress_seconds(0.3)
     ends: list[str] = []
 
     async def main(i: int) -> int:

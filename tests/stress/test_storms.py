@@ -98,7 +98,7 @@ def test_abort_storm(rt: freerun.Runtime) -> None:
         await task
         assert all(aborter.is_finished() and not aborter.abort() for aborter in aborters)
 
-    for _ in rounds(1):
+    for _ in rounds(0.5):
         rt.block_on(storm)
     assert counts["began"] == counts["ended"]
 
@@ -132,7 +132,7 @@ def test_block_in_place_storm(rt: freerun.Runtime) -> None:
             counted += await handle
         assert counted == total
 
-    for _ in rounds(1):
+    for _ in rounds(0.5):
         total = 0
         rt.block_on(main)
 
@@ -156,7 +156,7 @@ def test_steal_storm(rt: freerun.Runtime) -> None:
         for handle in handles:
             await handle
 
-    for _ in rounds(1):
+    for _ in rounds(0.5):
         done.clear()
         rt.block_on(producer, 2000)
         assert sorted(done) == list(range(2000))
@@ -175,7 +175,7 @@ def test_wake_storm(rt: freerun.Runtime) -> None:
                 await freerun.yield_now()
         return parks
 
-    for _ in rounds(1):
+    for _ in rounds(0.5):
         wakers: list[Any] = []
         stop = threading.Event()
 
@@ -210,7 +210,7 @@ def test_spawns_from_everywhere(rt: freerun.Runtime) -> None:
     async def task(base: int) -> list[int]:
         return [await freerun.spawn(echo, base + i) for i in range(100)]
 
-    for number in rounds(0.5):
+    for number in rounds(0.25):
         finished: list[int] = []
 
         def plain(i: int, number: int = number, finished: list[int] = finished) -> None:
@@ -273,7 +273,7 @@ def test_oneshot_races(rt: freerun.Runtime) -> None:
             sent = await sender
             assert received == (("got", value) if sent == "sent" else ("nothing", None)), (received, sent)
 
-    for _ in rounds(0.5):
+    for _ in rounds(0.25):
         rt.block_on(main)
 
 
@@ -297,7 +297,7 @@ def test_dumps_during_a_storm(rt: freerun.Runtime) -> None:
 
     with in_threads(2, dumps):
         try:
-            for _ in rounds(0.5):
+            for _ in rounds(0.25):
                 rt.block_on(main)
         finally:
             stop.set()

@@ -501,7 +501,7 @@ async def _await(handle: Any) -> Any:
 def test_storm_of_sets_and_groups(flavor: Flavor) -> None:
     """Many tasks in sets and groups, aborted by threads at any time: each ends once, nobody is forgotten."""
     rng = seeded()
-    seconds = stress_seconds(1.0)
+    seconds = stress_seconds(0.5)
     started: list[int] = []
     finished: list[int] = []
 

@@ -2,7 +2,16 @@
 
 from __future__ import annotations
 
+import functools
+import os
+import subprocess
+import sys
+import tempfile
 import textwrap
+import xml.etree.ElementTree as ET
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -12,16 +21,89 @@ import freerun, pytest
 """
 
 
+# hypothesis's own plugin imports it whole, which takes longer than everything else.
+QUICK = ("-p", "no:cacheprovider", "-p", "no:hypothesispytest")
+
+
+@pytest.fixture(autouse=True)
+def keep_bytecode(monkeypatch: pytest.MonkeyPatch) -> None:
+    """pytest rewrites the assertions of every package with a plugin, freerun's too, and keeps that if it may."""
+    monkeypatch.delenv("PYTHONDONTWRITEBYTECODE", raising=False)
+
+
 @pytest.fixture
 def run(pytester: pytest.Pytester) -> Any:
     """Write a test module and an ini file, run pytest on it in a fresh process."""
 
-    def run(source: str, ini: str = "", *arguments: str) -> pytest.RunResult:
+    def run(source: str, ini: str = "", *arguments: str, others: tuple[str, ...] = QUICK) -> pytest.RunResult:
         pytester.makeini(f"[pytest]\n{ini}")
         pytester.makepyfile(CHECK + textwrap.dedent(source))
-        return pytester.runpytest_subprocess("-p", "no:cacheprovider", *arguments)
+        return pytester.runpytest_subprocess(*others, *arguments)
 
     return run
+
+
+# --- Many modules in one pytest ---
+
+
+MODULES: dict[str, str] = {}
+
+
+def module(source: str) -> Callable[[Any], Any]:
+    """A test about what pytest, in mode auto, made of that module: the fixture `outcome`. A start of pytest takes long,
+    so they are all in one."""
+
+    def note(test: Any) -> Any:
+        MODULES[test.__name__] = CHECK + textwrap.dedent(source)
+        return test
+
+    return note
+
+
+class Outcome:
+    """How many tests of a module passed and so on, and what is said of each that failed."""
+
+    def __init__(self) -> None:
+        self.counts: Counter[str] = Counter()
+        self.failures: dict[str, str] = {}
+
+    def add(self, case: ET.Element) -> None:
+        kind = "passed"
+        for child in case:
+            if child.tag in {"failure", "error"}:
+                kind = "failed"
+                self.failures[case.attrib["name"]] = f"{child.get('message')}\n{child.text}"
+            elif child.tag == "skipped":
+                kind = "xfailed" if child.get("type") == "pytest.xfail" else "skipped"
+        self.counts[kind] += 1
+
+
+@functools.cache
+def outcomes() -> dict[str, Outcome]:
+    """Of each module."""
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        (folder / "pytest.ini").write_text("[pytest]\nfreerun_mode = auto\n")
+        for test, source in MODULES.items():
+            (folder / f"{test}.py").write_text(source)
+        command = [sys.executable, "-m", "pytest", *QUICK, "--junitxml=out.xml"]
+        env = {name: value for name, value in os.environ.items() if name != "PYTEST_ADDOPTS"}
+        done = subprocess.run(command, cwd=folder, env=env, capture_output=True, text=True, check=False)
+        print(done.stdout, done.stderr)  # for a failure here
+        assert done.returncode == pytest.ExitCode.TESTS_FAILED
+        found = {test: Outcome() for test in MODULES}
+        for case in ET.parse(folder / "out.xml").iter("testcase"):
+            found[case.attrib["classname"].split(".")[0]].add(case)
+        return found
+
+
+@pytest.fixture
+def outcome(request: pytest.FixtureRequest) -> Outcome:
+    """Of this test's module."""
+    return outcomes()[request.function.__name__]
+
+
+# --- Modes and settings ---
 
 
 THREE = """
@@ -46,7 +128,7 @@ def test_strict_runs_marked_tests_only(run: Any) -> None:
 
 
 def test_auto_runs_all(run: Any) -> None:
-    run(THREE, "freerun_mode = auto").assert_outcomes(passed=3)
+    run(THREE, "freerun_mode = auto", "--strict-markers").assert_outcomes(passed=3)
     run(THREE, "", "--freerun-mode=auto").assert_outcomes(passed=3)
     result = run(THREE, "freerun_mode = auto", "--freerun-mode=strict")
     assert result.parseoutcomes()["passed"] == 2
@@ -59,139 +141,129 @@ def test_bad_settings(run: Any, ini: str) -> None:
     result.stderr.fnmatch_lines([f"*{ini.split()[0]} must be*"])
 
 
-def test_marker_arguments(run: Any) -> None:
-    run("""
-        import threading
+@module("""
+    import threading
 
-        @pytest.mark.freerun(flavor="multi_thread", worker_threads=2)
-        async def test_multi():
-            assert freerun.Handle.current().metrics().num_workers == 2
-            assert threading.current_thread() is not threading.main_thread()
+    @pytest.mark.freerun(flavor="multi_thread", worker_threads=2)
+    async def test_multi():
+        assert freerun.Handle.current().metrics().num_workers == 2
+        assert threading.current_thread() is not threading.main_thread()
 
-        @pytest.mark.freerun(worker_threads=3)
-        async def test_workers():
-            assert freerun.Handle.current().metrics().num_workers == 3
+    @pytest.mark.freerun(worker_threads=3)
+    async def test_workers():
+        assert freerun.Handle.current().metrics().num_workers == 3
 
-        @pytest.mark.freerun
-        async def test_current():
-            assert threading.current_thread() is threading.main_thread()
+    @pytest.mark.freerun
+    async def test_current():
+        assert threading.current_thread() is threading.main_thread()
 
-        @pytest.mark.freerun(start_paused=True)
-        async def test_paused():
-            await freerun.time.sleep(1e6)
-    """).assert_outcomes(passed=4)
-
-
-@pytest.mark.parametrize(("arguments", "name"), [
-    ("worker_threads=0", "worker_threads"), ("flavor='x'", "flavor"), ("start_paused=1", "start_paused"),
-    ("timeout=-1", "timeout"), ("start_paused=True, worker_threads=2", "start_paused"),
-])  # fmt: skip
-def test_bad_marker_arguments(run: Any, arguments: str, name: str) -> None:
-    result = run(f"@pytest.mark.freerun({arguments})\nasync def test_it(): pass")
-    result.assert_outcomes(failed=1)
-    result.stdout.fnmatch_lines([f"*argument '{name}'*"])
+    @pytest.mark.freerun(start_paused=True)
+    async def test_paused():
+        await freerun.time.sleep(1e6)
+""")
+def test_marker_arguments(outcome: Outcome) -> None:
+    assert outcome.counts == {"passed": 4}
 
 
-def test_unknown_marker_argument(run: Any) -> None:
-    result = run("@pytest.mark.freerun(wrokers=1)\nasync def test_it(): pass")
-    result.assert_outcomes(failed=1)
-    result.stdout.fnmatch_lines(["*wrokers*"])
+BAD = [
+    ("worker_threads=0", "argument 'worker_threads'"),
+    ("flavor='x'", "argument 'flavor'"),
+    ("start_paused=1", "argument 'start_paused'"),
+    ("timeout=-1", "argument 'timeout'"),
+    ("start_paused=True, worker_threads=2", "argument 'start_paused'"),
+    ("wrokers=1", "wrokers"),
+]
 
 
-def test_marker_on_an_ordinary_function(run: Any) -> None:
-    result = run("@pytest.mark.freerun\ndef test_it(): pass")
-    result.assert_outcomes(failed=1)
-    result.stdout.fnmatch_lines(["*no async function*"])
+@module("".join(f"@pytest.mark.freerun({bad})\nasync def test_{i}(): pass\n" for i, (bad, _) in enumerate(BAD)))
+def test_bad_marker_arguments(outcome: Outcome) -> None:
+    assert outcome.counts == {"failed": len(BAD)}
+    for i, (_, said) in enumerate(BAD):
+        assert said in outcome.failures[f"test_{i}"]
 
 
-def test_marker_beside_the_decorator(run: Any) -> None:
-    run("@pytest.mark.freerun\n@freerun.test\nasync def test_it(): await freerun.yield_now()").assert_outcomes(passed=1)
+@module("@pytest.mark.freerun\ndef test_it(): pass")
+def test_marker_on_an_ordinary_function(outcome: Outcome) -> None:
+    assert outcome.counts == {"failed": 1}
+    assert "no async function" in outcome.failures["test_it"]
 
 
-def test_module_and_class_markers(run: Any) -> None:
-    run(
-        """
-        pytestmark = pytest.mark.freerun(worker_threads=2)
-
-        async def test_it():
-            assert freerun.Handle.current().metrics().num_workers == 2
-
-        class TestIt:
-            @pytest.mark.freerun(worker_threads=1)
-            async def test_closest_marker_wins(self):
-                assert freerun.Handle.current().metrics().num_workers == 1
-    """,
-        "",
-        "-k",
-        "not ordinary",
-    ).assert_outcomes(passed=2)
+@module("@pytest.mark.freerun\n@freerun.test\nasync def test_it(): await freerun.yield_now()")
+def test_marker_beside_the_decorator(outcome: Outcome) -> None:
+    assert outcome.counts == {"passed": 1}
 
 
-def test_each_test_has_a_fresh_runtime(run: Any) -> None:
-    run(
-        """
-        handles = []
+@module("""
+    pytestmark = pytest.mark.freerun(worker_threads=2)
 
-        @pytest.mark.parametrize("i", range(5))
-        async def test_it(i):
-            handle = freerun.Handle.current()
-            assert handle not in handles
-            assert handle.metrics().alive_tasks == 1
-            freerun.spawn(freerun.time.sleep(3600))  # left behind
-            handles.append(handle)
+    async def test_it():
+        assert freerun.Handle.current().metrics().num_workers == 2
 
-        def test_last():
-            assert len(handles) == 5
-            assert freerun.Handle.try_current() is None
-    """,
-        "freerun_mode = auto",
-    ).assert_outcomes(passed=6)
+    class TestIt:
+        @pytest.mark.freerun(worker_threads=1)
+        async def test_closest_marker_wins(self):
+            assert freerun.Handle.current().metrics().num_workers == 1
+""")
+def test_module_and_class_markers(outcome: Outcome) -> None:
+    assert outcome.counts == {"passed": 2}
 
 
-def test_fixtures_and_parameters(run: Any) -> None:
-    run(
-        """
-        @pytest.fixture
-        def base():
-            yield 40
+@module("""
+    handles = []
 
-        @pytest.mark.parametrize("x", [1, 2])
-        async def test_it(base, x, tmp_path):
-            assert 41 <= base + x <= 42 and tmp_path.is_dir()
-    """,
-        "freerun_mode = auto",
-    ).assert_outcomes(passed=2)
+    @pytest.mark.parametrize("i", range(5))
+    async def test_it(i):
+        handle = freerun.Handle.current()
+        assert handle not in handles
+        assert handle.metrics().alive_tasks == 1
+        freerun.spawn(freerun.time.sleep(3600))  # left behind
+        handles.append(handle)
 
-
-def test_failures_show_the_test(run: Any) -> None:
-    result = run(
-        """
-        async def helper(x):
-            await freerun.yield_now()
-            assert x == 2
-
-        async def test_it():
-            await helper(1)
-    """,
-        "freerun_mode = auto",
-    )
-    result.assert_outcomes(failed=1)
-    result.stdout.fnmatch_lines(["*assert 1 == 2*"])
+    def test_last():
+        assert len(handles) == 5
+        assert freerun.Handle.try_current() is None
+""")
+def test_each_test_has_a_fresh_runtime(outcome: Outcome) -> None:
+    assert outcome.counts == {"passed": 6}
 
 
-def test_skip_and_xfail(run: Any) -> None:
-    run(
-        """
-        async def test_skip():
-            pytest.skip("not today")
+@module("""
+    @pytest.fixture
+    def base():
+        yield 40
 
-        @pytest.mark.xfail(strict=True)
-        async def test_xfail():
-            await freerun.yield_now()
-            raise ValueError
-    """,
-        "freerun_mode = auto",
-    ).assert_outcomes(skipped=1, xfailed=1)
+    @pytest.mark.parametrize("x", [1, 2])
+    async def test_it(base, x, tmp_path):
+        assert 41 <= base + x <= 42 and tmp_path.is_dir()
+""")
+def test_fixtures_and_parameters(outcome: Outcome) -> None:
+    assert outcome.counts == {"passed": 2}
+
+
+@module("""
+    async def helper(x):
+        await freerun.yield_now()
+        assert x == 2
+
+    async def test_it():
+        await helper(1)
+""")
+def test_failures_show_the_test(outcome: Outcome) -> None:
+    assert outcome.counts == {"failed": 1}
+    assert "assert 1 == 2" in outcome.failures["test_it"]
+
+
+@module("""
+    async def test_skip():
+        pytest.skip("not today")
+
+    @pytest.mark.xfail(strict=True)
+    async def test_xfail():
+        await freerun.yield_now()
+        raise ValueError
+""")
+def test_skip_and_xfail(outcome: Outcome) -> None:
+    assert outcome.counts == {"skipped": 1, "xfailed": 1}
 
 
 def test_exit_and_interrupts(run: Any) -> None:
@@ -273,6 +345,7 @@ def test_hypothesis(run: Any) -> None:
             assert x == x
     """,
         "freerun_mode = auto",
+        others=("-p", "no:cacheprovider"),
     ).assert_outcomes(passed=1)
 
 
@@ -294,29 +367,24 @@ def test_another_plugins_marker_is_left_alone(run: Any) -> None:
 
 
 def test_the_marker_is_known(run: Any) -> None:
-    result = run(THREE, "freerun_mode = auto", "--strict-markers")
-    result.assert_outcomes(passed=3)
-    result = run("", "", "--markers")
+    result = run("", "", "--markers")  # test_auto_runs_all is strict about markers
     result.stdout.fnmatch_lines(["@pytest.mark.freerun(flavor=None, worker_threads=None*"])
 
 
-def test_importing_the_decorator_makes_no_test(run: Any) -> None:
-    result = run("from freerun import test\n\n@test\nasync def test_it(): await freerun.yield_now()")
-    result.assert_outcomes(passed=1)
+@module("from freerun import test\n\n@test\nasync def test_it(): await freerun.yield_now()")
+def test_importing_the_decorator_makes_no_test(outcome: Outcome) -> None:
+    assert outcome.counts == {"passed": 1}
 
 
-def test_unhandled_failures_are_logged(run: Any) -> None:
-    result = run(
-        """
-        async def fails():
-            raise ValueError("nobody looks")
+@module("""
+    async def fails():
+        raise ValueError("nobody looks")
 
-        async def test_it(caplog):
-            freerun.spawn(fails)
-            while not caplog.records:
-                await freerun.time.sleep(0.001)
-            assert "nobody took its result" in caplog.text
-    """,
-        "freerun_mode = auto",
-    )
-    result.assert_outcomes(passed=1)
+    async def test_it(caplog):
+        freerun.spawn(fails)
+        while not caplog.records:
+            await freerun.time.sleep(0.001)
+        assert "nobody took its result" in caplog.text
+""")
+def test_unhandled_failures_are_logged(outcome: Outcome) -> None:
+    assert outcome.counts == {"passed": 1}

@@ -694,24 +694,29 @@ async def test_thousands_at_once() -> None:
 @every_flavor
 async def test_race_of_value_and_deadline() -> None:
     """Whichever comes first: the value is either received or still there."""
-    for n in range(100):
-        tx, rx = oneshot.channel()
-        limited = freerun.spawn(timeout(0.002, rx))
-        await sleep(0.001 if n % 2 else 0.002)
-        tx.send(n)
-        try:
-            assert await limited == n
-        except TimeoutError:
-            assert rx.try_recv() == n
+
+    async def race() -> None:
+        for n in range(25):
+            tx, rx = oneshot.channel()
+            limited = freerun.spawn(timeout(0.002, rx))
+            await sleep(0.001 if n % 2 else 0.002)
+            tx.send(n)
+            try:
+                assert await limited == n
+            except TimeoutError:
+                assert rx.try_recv() == n
+
+    await freerun.join(*[race() for _ in range(4)])
 
 
 @every_flavor
 async def test_race_of_abort_and_deadline() -> None:
     """The task ends aborted or with the TimeoutError, and its body got what it got once."""
-    for _ in range(60):
+
+    async def race() -> None:
         log: list[str] = []
 
-        async def body(log: list[str] = log) -> None:
+        async def body() -> None:
             log.append("begin")
             try:
                 await never()
@@ -733,6 +738,9 @@ async def test_race_of_abort_and_deadline() -> None:
         else:
             raise AssertionError("it never ends by itself")
         assert log == ["begin", "end"]
+
+    for _ in range(15):
+        await freerun.join(*[race() for _ in range(4)])
 
 
 def test_deep_nesting_is_no_crash(rt: freerun.Runtime) -> None:

@@ -338,13 +338,17 @@ async def test_cancel_and_reschedule_from_threads() -> None:
 @every_flavor
 async def test_race_of_the_end_and_the_deadline() -> None:
     """Whether the body or the time ends first, what was to be received is received or still there."""
-    for n in range(100):
-        tx, rx = oneshot.channel()
-        task = freerun.spawn(receives, rx)
-        await sleep(0.001 if n % 2 else 0.002)
-        tx.send(n)
-        found = await task
-        assert (rx.try_recv() if found is None else found) == n
+
+    async def race() -> None:
+        for n in range(25):
+            tx, rx = oneshot.channel()
+            task = freerun.spawn(receives, rx)
+            await sleep(0.001 if n % 2 else 0.002)
+            tx.send(n)
+            found = await task
+            assert (rx.try_recv() if found is None else found) == n
+
+    await freerun.join(*[race() for _ in range(4)])
 
 
 async def receives(rx: oneshot.Receiver[int]) -> int | None:
@@ -477,10 +481,11 @@ async def test_cleanup_after_an_abort_may_have_a_limit() -> None:
 @every_flavor
 async def test_race_of_abort_and_deadline() -> None:
     """Exactly one outcome, and if the abort was in time it arrives, once, if only at the next await."""
-    for _ in range(60):
+
+    async def race() -> None:
         log: list[str] = []
 
-        async def body(log: list[str] = log) -> str:
+        async def body() -> str:
             try:
                 async with timeout(0.002):
                     await never()
@@ -501,6 +506,9 @@ async def test_race_of_abort_and_deadline() -> None:
             await task
         assert caught.value.is_cancelled()
         assert log in ([], ["timeout", "abort"])
+
+    for _ in range(15):
+        await freerun.join(*[race() for _ in range(4)])
 
 
 def test_shutdown_with_open_scopes(flavor: Flavor) -> None:
