@@ -510,6 +510,13 @@ static int sleep_once(struct fr_worker *worker, int *woken, bool *notified)
     return err;
 }
 
+/* Destructors, hooks and signal handlers that ran while we were counted as parked may have left us work. */
+static bool has_own_work(struct fr_worker *worker)
+{
+    /* relaxed: only the owner fills the slot */
+    return atomic_load_explicit(&worker->lifo, memory_order_relaxed) || fr_queue_len(&worker->queue) > 0;
+}
+
 /* Where a paused clock would jump to, UINT64_MAX if it may not. */
 static uint64_t next_jump(struct fr_runtime *rt)
 {
@@ -521,6 +528,21 @@ static uint64_t next_jump(struct fr_runtime *rt)
     return fr_driver_next_deadline(&rt->driver);
 }
 
+/* Takes the driver, if need be from the watch: that gives it back as soon as somebody asks. */
+static void acquire_driver(struct fr_worker *worker)
+{
+    struct fr_driver *driver = &worker->rt->driver;
+    if (fr_driver_try_acquire(driver)) {
+        return;
+    }
+    PyThreadState *state = PyEval_SaveThread();
+    do {
+        reclaim_driver(worker);
+        sched_yield();
+    } while (!fr_driver_try_acquire(driver));
+    PyEval_RestoreThread(state);
+}
+
 /* A paused clock jumps to the next timer instead of sleeping, unless a descriptor is ready: that comes first, as it
  * would in a time that passes. True: look again. */
 static bool jump_clock(struct fr_worker *worker)
@@ -530,12 +552,11 @@ static bool jump_clock(struct fr_worker *worker)
     if (next == UINT64_MAX) {
         return false;
     }
-    if (fr_driver_try_acquire(&rt->driver)) {
-        int woken = turn(worker, 0);
-        fr_driver_release(&rt->driver);
-        if (woken > 0) {
-            return true;
-        }
+    acquire_driver(worker); /* who drives meanwhile may have seen what is ready, and not woken anybody yet */
+    int woken = turn(worker, 0);
+    fr_driver_release(&rt->driver);
+    if (woken > 0 || has_own_work(worker) || !fr_inject_is_empty(&rt->inject)) {
+        return true;
     }
     if (next > atomic_load_explicit(&rt->paused_now, memory_order_relaxed)) {
         atomic_store_explicit(&rt->paused_now, next, memory_order_relaxed);
@@ -574,13 +595,6 @@ static int drain(struct fr_worker *worker)
     }
     PyErr_WriteUnraisable(NULL);
     return 0;
-}
-
-/* Destructors, hooks and signal handlers that ran while we were counted as parked may have left us work. */
-static bool has_own_work(struct fr_worker *worker)
-{
-    /* relaxed: only the owner fills the slot */
-    return atomic_load_explicit(&worker->lifo, memory_order_relaxed) || fr_queue_len(&worker->queue) > 0;
 }
 
 /* ---- spinning for what is over soon, rt/spin.h ---- */
