@@ -129,6 +129,7 @@ static PyObject *step(SleepObject *self, struct fr_task *task)
         return fr_leaf_park(); /* a timer would let a paused clock jump to the end of time */
     }
     if (ahead && fr_alarm_set(alarm, task, self->when_ns)) {
+        fr_task_waits_in(task, self);
         return fr_leaf_park();
     }
     return fr_leaf_spend() ? NULL : fr_leaf_yield();
