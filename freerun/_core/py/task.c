@@ -411,6 +411,7 @@ static struct fr_task *task_new(struct fr_runtime *rt, enum fr_task_kind kind, P
     task->member = NULL;
     task->owed = NULL;
     task->scopes = task->floor = NULL;
+    task->leaf = NULL;
     atomic_init(&task->unseen, 0);
     fr_list_node_init(&task->owned);
     if (!inherit_context(task)) {

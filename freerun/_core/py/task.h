@@ -14,6 +14,7 @@
  *            owned, shard       under the shard's lock
  *            scopes, floor, owed   the holder of RUNNING, see scope.h
  *            member             constant from publication on; see join_set.h
+ *            leaf               the holder of RUNNING; read by who took the task out of the injector, see worker.c
  *            rt                 constant; valid memory for ever (runtimes are recycled, not freed), see runtime.h
  * INVARIANTS T1 only the holder of RUNNING touches the coroutine.
  *            T2 COMPLETE is set exactly once, after result and outcome are written.
@@ -83,7 +84,10 @@ struct fr_task {
     struct fr_node *joiners; /* a ring without a head: the oldest waiter, NULL if none */
     struct fr_site *site;
     uint64_t id;
-    struct fr_task *next;     /* free list, blocking queue, what is woken of a group of branches */
+    union {
+        struct fr_task *next; /* free list, blocking queue, what is woken of a group of branches, line for a context */
+        const void *leaf; /* kind CORO: see fr_task_waits_in(). NULL or long gone: an address to prefetch, no more */
+    };
     void *owed;               /* a Cancelled that a shield held back, see scope.h */
     struct fr_member *member; /* its place in a set of tasks, NULL: it is in none */
     struct fr_scope *scopes;  /* the innermost one that the line being stepped is in; owned */
@@ -97,6 +101,15 @@ struct fr_task {
 static inline bool fr_task_is_call(const struct fr_task *task)
 {
     return task->kind == FR_TASK_BLOCKING || task->kind == FR_TASK_FILE;
+}
+
+/* It is about to wait in this leaf: a hint for who takes it out of the injector next. Not in a given context: it may be in
+ * the line for that even now, while its coroutine is being closed. */
+static inline void fr_task_waits_in(struct fr_task *task, const void *leaf)
+{
+    if (task->kind == FR_TASK_CORO && !task->in_given) {
+        task->leaf = leaf;
+    }
 }
 
 static inline void fr_task_ref(struct fr_task *task)

@@ -12,7 +12,6 @@ bool fr_alarm_set(struct fr_alarm *alarm, struct fr_task *task, uint64_t when_ns
     struct fr_runtime *rt = task->rt;
     alarm->rt = rt;
     alarm->generation = rt->generation;
-    alarm->task = task;
     fr_task_ref(task);
     if (fr_driver_sleep_arm(&rt->driver, &alarm->sleep, when_ns, task)) {
         return true;
@@ -22,7 +21,7 @@ bool fr_alarm_set(struct fr_alarm *alarm, struct fr_task *task, uint64_t when_ns
     return false;
 }
 
-/* True: it was in the wheel, and the reference to alarm->task is the caller's. */
+/* True: it was in the wheel, and the reference to its task is the caller's. */
 static bool take_back(struct fr_alarm *alarm)
 {
     struct fr_runtime *rt = alarm->rt;
@@ -42,7 +41,7 @@ static bool take_back(struct fr_alarm *alarm)
 void fr_alarm_clear_slow(struct fr_alarm *alarm)
 {
     if (take_back(alarm)) {
-        fr_task_unref(alarm->task);
+        fr_task_unref(alarm->sleep.task);
     }
 }
 
@@ -51,7 +50,7 @@ bool fr_alarm_take(struct fr_alarm *alarm, struct fr_task *task, uint64_t when_n
     if (!take_back(alarm)) {
         return true;
     }
-    struct fr_task *owner = alarm->task;
+    struct fr_task *owner = alarm->sleep.task;
     bool may = fr_leaf_may_take(owner, task);
     if (!may && !fr_alarm_set(alarm, owner, when_ns)) {
         fr_task_wake(owner); /* its time has come meanwhile */
@@ -98,13 +97,21 @@ typedef struct {
 
 #define RELATIVE (UINT64_C(1) << 63) /* a bit rather than a field: there may be a million of these */
 
+/* Fixes the deadline, and says whether that is yet to come. */
+static bool is_ahead(SleepObject *self, struct fr_runtime *rt)
+{
+    uint64_t delay = self->when_ns & ~RELATIVE;
+    if (delay == self->when_ns) {
+        return delay > fr_now_ns(rt);
+    }
+    self->when_ns = fr_deadline_after(fr_now_ns(rt), delay); /* a look at the clock costs as much as an await */
+    return delay > 0;
+}
+
 static PyObject *step(SleepObject *self, struct fr_task *task)
 {
     if (!fr_timers_enabled(task->rt)) {
         return NULL;
-    }
-    if (self->when_ns & RELATIVE) {
-        self->when_ns = fr_deadline_after(fr_now_ns(task->rt), self->when_ns & ~RELATIVE);
     }
     struct fr_alarm *alarm = &self->alarm;
     if (fr_alarm_is_for(alarm, task)) {
@@ -117,10 +124,12 @@ static PyObject *step(SleepObject *self, struct fr_task *task)
     if (!fr_alarm_take(alarm, task, self->when_ns)) {
         return NULL;
     }
+    bool ahead = is_ahead(self, task->rt);
     if (self->when_ns >= FR_FOREVER_NS) {
         return fr_leaf_park(); /* a timer would let a paused clock jump to the end of time */
     }
-    if (self->when_ns > fr_now_ns(task->rt) && fr_alarm_set(alarm, task, self->when_ns)) {
+    if (ahead && fr_alarm_set(alarm, task, self->when_ns)) {
+        fr_task_waits_in(task, self);
         return fr_leaf_park();
     }
     return fr_leaf_spend() ? NULL : fr_leaf_yield();

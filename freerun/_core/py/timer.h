@@ -5,7 +5,7 @@
  * OWNERSHIP  while armed the wheel holds a reference to the task; the driver takes it along when it fires.
  * FIELDS     sleep       see rt/driver.h
  *            rt          where it was armed, NULL: nowhere. `generation` is that runtime's: it may be over by now
- *            task        for whom; only compared. Look at it through a reference that fr_alarm_take() got back
+ *            sleep.task  for whom; only compared. Look at it through a reference that fr_alarm_take() got back
  * INVARIANTS A1 an alarm is cleared before its memory goes, or moves to another task.
  * LOCKS      the driver's timer lock, inside.
  * SHUTDOWN   an alarm may outlive its runtime: clearing it is then nothing.
@@ -20,7 +20,6 @@ struct fr_alarm {
     struct fr_sleep sleep;
     struct fr_runtime *rt;
     uint64_t generation;
-    struct fr_task *task;
 };
 
 /* Instants are ns of the runtime's clock. FOREVER: the end of time, which needs no timer. */
@@ -30,13 +29,12 @@ static inline void fr_alarm_init(struct fr_alarm *alarm)
 {
     alarm->sleep = (struct fr_sleep){.task = NULL};
     alarm->rt = NULL;
-    alarm->task = NULL;
 }
 
 /* Set for that task, in this life of its runtime: fired or not, there is nothing to set. */
 static inline bool fr_alarm_is_for(const struct fr_alarm *alarm, const struct fr_task *task)
 {
-    return alarm->rt == task->rt && alarm->task == task && alarm->generation == task->rt->generation;
+    return alarm->rt == task->rt && alarm->sleep.task == task && alarm->generation == task->rt->generation;
 }
 
 static inline bool fr_alarm_fired(struct fr_alarm *alarm)

@@ -17,10 +17,14 @@
 
 #include "leaf.h"
 #include "rt/clock.h"
+#include "rt/prefetch.h"
 #include "rt/slice.h"
 #include "runtime.h"
 
 enum { MAX_LIFO_POLLS = 3, PULL_MAX = FR_QUEUE_CAP / 2, GLOBAL_INTERVAL_DEFAULT = 61 };
+/* Of a coroutine with a few variables and of a sleep, on a free-threaded build: what to prefetch of them. */
+#define COROUTINE_BYTES 224
+#define LEAF_BYTES      112
 
 /* A counter for metrics: the owner is its one writer, so it needs no read-modify-write. */
 static void count(_Atomic uint64_t *counter, uint64_t more)
@@ -210,13 +214,37 @@ void fr_driver_wake_task(void *rt, void *arg)
     fr_task_wake_unref(task);
 }
 
+/* What the polls of these tasks will touch: where there are many, each has left the caches since its last poll. They are this
+ * thread's, and alive [S1]; in the ring a thief may take them at any time. */
+static void prefetch(void **batch, uint32_t n)
+{
+    for (uint32_t i = 0; i < n; i++) {
+        fr_prefetch(batch[i], sizeof(struct fr_task));
+    }
+    for (uint32_t i = 0; i < n; i++) {
+        const struct fr_task *task = batch[i];
+        if (task->kind != FR_TASK_CORO) {
+            continue; /* it has not begun: there is nothing yet */
+        }
+        fr_prefetch(task->coro, COROUTINE_BYTES);
+        /* Others may move its neighbours away meanwhile: whatever is read here, it is only an address. */
+        fr_prefetch(task->owned.prev, sizeof(struct fr_node));
+        fr_prefetch(task->owned.next, sizeof(struct fr_node));
+        if (task->leaf) {
+            fr_prefetch(task->leaf, LEAF_BYTES);
+        }
+    }
+}
+
 /* A fair share of the injector, at most `most`, out of it into `batch`; how many. */
 static uint32_t take_injected(struct fr_worker *worker, void **batch, uint32_t most)
 {
     struct fr_runtime *rt = worker->rt;
     uint64_t share = fr_inject_len(&rt->inject) / rt->nworkers + 1;
     uint32_t want = share > PULL_MAX ? PULL_MAX : (uint32_t)share;
-    return fr_inject_pop_batch(&rt->inject, batch, want < most ? want : most);
+    uint32_t n = fr_inject_pop_batch(&rt->inject, batch, want < most ? want : most);
+    prefetch(batch, n);
+    return n;
 }
 
 static void push_batch(struct fr_worker *worker, void **batch, uint32_t n)
@@ -596,6 +624,13 @@ static int sleep_once(struct fr_worker *worker, int *woken, bool *notified)
     return err;
 }
 
+/* Destructors, hooks and signal handlers that ran while we were counted as parked may have left us work. */
+static bool has_own_work(struct fr_worker *worker)
+{
+    /* relaxed: only the owner fills the slot */
+    return atomic_load_explicit(&worker->lifo, memory_order_relaxed) || fr_queue_len(&worker->queue) > 0;
+}
+
 /* Where a paused clock would jump to, UINT64_MAX if it may not. */
 static uint64_t next_jump(struct fr_runtime *rt)
 {
@@ -607,6 +642,21 @@ static uint64_t next_jump(struct fr_runtime *rt)
     return fr_driver_next_deadline(&rt->driver);
 }
 
+/* Takes the driver, if need be from the watch: that gives it back as soon as somebody asks. */
+static void acquire_driver(struct fr_worker *worker)
+{
+    struct fr_driver *driver = &worker->rt->driver;
+    if (fr_driver_try_acquire(driver)) {
+        return;
+    }
+    PyThreadState *state = PyEval_SaveThread();
+    do {
+        reclaim_driver(worker);
+        sched_yield();
+    } while (!fr_driver_try_acquire(driver));
+    PyEval_RestoreThread(state);
+}
+
 /* A paused clock jumps to the next timer instead of sleeping, unless a descriptor is ready: that comes first, as it
  * would in a time that passes. True: look again. */
 static bool jump_clock(struct fr_worker *worker)
@@ -616,12 +666,11 @@ static bool jump_clock(struct fr_worker *worker)
     if (next == UINT64_MAX) {
         return false;
     }
-    if (fr_driver_try_acquire(&rt->driver)) {
-        int woken = turn(worker, 0);
-        fr_driver_release(&rt->driver);
-        if (woken > 0) {
-            return true;
-        }
+    acquire_driver(worker); /* who drives meanwhile may have seen what is ready, and not woken anybody yet */
+    int woken = turn(worker, 0);
+    fr_driver_release(&rt->driver);
+    if (woken > 0 || has_own_work(worker) || !fr_inject_is_empty(&rt->inject)) {
+        return true;
     }
     if (next > atomic_load_explicit(&rt->paused_now, memory_order_relaxed)) {
         atomic_store_explicit(&rt->paused_now, next, memory_order_relaxed);
@@ -660,13 +709,6 @@ static int drain(struct fr_worker *worker)
     }
     PyErr_WriteUnraisable(NULL);
     return 0;
-}
-
-/* Destructors, hooks and signal handlers that ran while we were counted as parked may have left us work. */
-static bool has_own_work(struct fr_worker *worker)
-{
-    /* relaxed: only the owner fills the slot */
-    return atomic_load_explicit(&worker->lifo, memory_order_relaxed) || fr_queue_len(&worker->queue) > 0;
 }
 
 /* ---- spinning for what is over soon, rt/spin.h ---- */

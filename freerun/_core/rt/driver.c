@@ -133,7 +133,7 @@ bool fr_driver_sleep_arm(struct fr_driver *driver, struct fr_sleep *sleep, uint6
     atomic_store_explicit(&sleep->fired, false, memory_order_relaxed); /* its owner's: it is in no list yet */
     fr_timer_init(&sleep->timer);
     sleep->armed = fr_wheel_insert(&driver->wheel, &sleep->timer, tick);
-    sleep->task = sleep->armed ? task : NULL;
+    sleep->task = task;
     bool armed = sleep->armed;
     bool kick = armed && tick_to_ns(driver, tick) < driver->sleeping; /* [D5] */
     if (kick) {
@@ -183,8 +183,8 @@ static int take_expired_locked(struct fr_driver *driver, uint64_t now_ns, void *
     while (n < EXPIRE_BATCH && (timer = fr_timer_pop_expired(&driver->expired))) {
         struct fr_sleep *sleep = (struct fr_sleep *)timer; /* its first member */
         sleep->armed = false;
+        fr_prefetch(sleep->task, 1); /* it is woken when the batch is complete */
         batch[n++] = sleep->task;
-        sleep->task = NULL;
         /* release, and last: pairs with fr_driver_sleep_fired() [D6] */
         atomic_store_explicit(&sleep->fired, true, memory_order_release);
     }

@@ -119,7 +119,7 @@ struct fr_file_op {
 /* A pending sleep: `timer` is first so that the wheel's list leads back here. */
 struct fr_sleep {
     struct fr_timer timer;
-    void *task;            /* one reference while armed */
+    void *task;            /* for whom it was armed last; one reference while it is */
     bool armed;            /* under timer_lock */
     _Atomic bool fired;    /* set last: from then on the driver no longer knows this sleep [D6] */
     _Atomic bool stepping; /* the leaf's own, in what would be padding */

@@ -3,7 +3,6 @@
 void fr_wheel_init(struct fr_wheel *w, uint64_t now)
 {
     w->elapsed = now;
-    w->count = 0;
     for (int level = 0; level < FR_WHEEL_LEVELS; level++) {
         w->levels[level].occupied = 0;
         for (int slot = 0; slot < FR_WHEEL_SLOTS; slot++) {
@@ -25,12 +24,29 @@ static uint32_t fr_wheel_level_for(uint64_t elapsed, uint64_t deadline)
     return level < FR_WHEEL_LEVELS ? level : FR_WHEEL_LEVELS - 1;
 }
 
+/* The last timer of a slot becomes `ahead` of the one that many places before it [W7]. */
+static void fr_wheel_link_ahead(struct fr_node *slot)
+{
+    struct fr_node *before = slot->prev;
+    const struct fr_timer *last = FR_CONTAINER_OF(before, struct fr_timer, node);
+    for (int i = 0; i < FR_WHEEL_AHEAD; i++) {
+        before = before->prev;
+        if (before == slot) {
+            return;
+        }
+    }
+    FR_CONTAINER_OF(before, struct fr_timer, node)->ahead = last;
+}
+
 static void fr_wheel_place(struct fr_wheel *w, struct fr_timer *t)
 {
     uint32_t level = fr_wheel_level_for(w->elapsed, t->deadline), slot = fr_wheel_digit(t->deadline, level);
     t->level = (uint8_t)level;
     t->slot = (uint8_t)slot;
     fr_list_push_back(&w->levels[level].slots[slot], &t->node);
+    if (level == 0) {
+        fr_wheel_link_ahead(&w->levels[0].slots[slot]);
+    }
     w->levels[level].occupied |= (uint64_t)1 << slot;
 }
 
@@ -41,8 +57,8 @@ bool fr_wheel_insert(struct fr_wheel *w, struct fr_timer *t, uint64_t deadline)
         return false;
     }
     t->deadline = deadline;
+    t->ahead = NULL;
     fr_wheel_place(w, t);
-    w->count++;
     return true;
 }
 
@@ -52,13 +68,12 @@ bool fr_wheel_remove(struct fr_wheel *w, struct fr_timer *t)
         return false;
     }
     fr_list_remove(&t->node);
-    bool armed = fr_timer_is_armed(t);
+    bool armed = fr_timer_is_armed(w, t);
     if (armed) {
         struct fr_wheel_level *level = &w->levels[t->level];
         if (fr_list_is_empty(&level->slots[t->slot])) {
             level->occupied &= ~((uint64_t)1 << t->slot); /* [W4] */
         }
-        w->count--;
     }
     t->level = FR_TIMER_IDLE;
     return armed;
@@ -92,23 +107,32 @@ uint64_t fr_wheel_next(const struct fr_wheel *w)
     return fr_wheel_next_level(w, &level);
 }
 
+/* The timers of a slot above level 0 move down; those that are due by now expire. */
+static void fr_wheel_cascade(struct fr_wheel *w, struct fr_node *slot, struct fr_node *expired)
+{
+    struct fr_node moving, *node;
+    fr_list_init(&moving);
+    fr_list_splice(&moving, slot); /* at the top level some come back */
+    while ((node = fr_list_pop_front(&moving)) != NULL) {
+        struct fr_timer *t = FR_CONTAINER_OF(node, struct fr_timer, node);
+        if (t->deadline > w->elapsed) {
+            fr_wheel_place(w, t);
+        } else {
+            fr_list_push_back(expired, node);
+        }
+    }
+}
+
 /* elapsed has just become the start of a slot of this level: its timers expire or move down. */
 static void fr_wheel_open_slot(struct fr_wheel *w, uint32_t level, struct fr_node *expired)
 {
-    uint32_t slot = fr_wheel_digit(w->elapsed, level);
-    struct fr_node due, *node;
-    fr_list_init(&due);
-    fr_list_splice(&due, &w->levels[level].slots[slot]);
-    w->levels[level].occupied &= ~((uint64_t)1 << slot);
-    while ((node = fr_list_pop_front(&due)) != NULL) {
-        struct fr_timer *t = FR_CONTAINER_OF(node, struct fr_timer, node);
-        if (t->deadline > w->elapsed) {
-            fr_wheel_place(w, t); /* at the top level perhaps in the same slot again */
-            continue;
-        }
-        t->level = FR_TIMER_EXPIRED;
-        fr_list_push_back(expired, node);
-        w->count--;
+    uint32_t digit = fr_wheel_digit(w->elapsed, level);
+    struct fr_node *slot = &w->levels[level].slots[digit];
+    w->levels[level].occupied &= ~((uint64_t)1 << digit);
+    if (level == 0) {
+        fr_list_splice(expired, slot); /* all have this very deadline [W3]; none is touched [W5] */
+    } else {
+        fr_wheel_cascade(w, slot, expired);
     }
 }
 

@@ -9,7 +9,7 @@
  * STATE       attached thread state: not needed; never blocks, never allocates.
  * OWNERSHIP   the wheel holds no reference; who embeds a timer removes it before the memory goes.
  * FIELDS      plain, all under the caller's lock.
- * INVARIANTS  W1  Every timer in the wheel has deadline > elapsed.
+ * INVARIANTS  W1  Every timer in the wheel has deadline > elapsed; a timer in a list of expired ones has not.
  *             W2  Never early: a timer expires only when the wheel was advanced to a tick >= deadline. (Round up when
  *                 you convert to ticks.) Never late: advance(now) leaves no timer with deadline <= now.
  *             W3  Levels 0..4: the timer agrees with elapsed in all digits above its level and its own digit is
@@ -17,11 +17,14 @@
  *                 lowest occupied one above elapsed's digit. At the top level digits may wrap, hence the search
  *                 there starts after elapsed's digit and takes that digit last (Tokio takes it first, and then
  *                 overlooks a nearer slot).
- *             W4  occupied bit <=> slot not empty. count == number of timers in slots.
- *             W5  fr_timer.level tells where it is: a level, FR_TIMER_EXPIRED (in a list filled by fr_wheel_advance())
- *                 or FR_TIMER_IDLE.
+ *             W4  occupied bit <=> slot not empty.
+ *             W5  fr_timer.level tells where it is: FR_TIMER_IDLE, or a level, and slot which one of its slots. A timer in a
+ *                 list filled by fr_wheel_advance() still says where it was: its deadline tells the two apart [W1]. So a
+ *                 slot of level 0 expires in one piece, whatever its length, and no timer in it is touched.
  *             W6  The wheel must not move in memory (it contains list heads), and elapsed stays below 2^63; deadlines may
  *                 be any number, FR_WHEEL_NEVER included, which then simply goes round for ever.
+ *             W7  ahead is an address to prefetch and nothing else: that timer may have been removed, and be gone. Who goes
+ *                 along a long list of timers would otherwise wait for each of them in turn.
  * LOCKS       the caller's.
  * SHUTDOWN    remove the timers, or forget the wheel and them together.
  * PROVED BY   tests/test_wheel.c
@@ -30,19 +33,22 @@
 #define FR_RT_WHEEL_H
 
 #include "list.h"
+#include "prefetch.h"
 #include <stdint.h>
 
 #define FR_WHEEL_LEVELS 6
 #define FR_WHEEL_BITS   6
 #define FR_WHEEL_SLOTS  (1 << FR_WHEEL_BITS)
 #define FR_WHEEL_NEVER  UINT64_MAX
+#define FR_WHEEL_AHEAD  4
 
-enum { FR_TIMER_EXPIRED = 0xfe, FR_TIMER_IDLE = 0xff };
+enum { FR_TIMER_IDLE = 0xff };
 
 struct fr_timer {
     struct fr_node node;
     uint64_t deadline;
-    uint8_t level, slot; /* [W5] */
+    const struct fr_timer *ahead; /* at level 0, and expired: FR_WHEEL_AHEAD places on in the list, or NULL [W7] */
+    uint8_t level, slot;          /* [W5] */
 };
 
 struct fr_wheel_level {
@@ -52,7 +58,6 @@ struct fr_wheel_level {
 
 struct fr_wheel {
     uint64_t elapsed;
-    uint64_t count;
     struct fr_wheel_level levels[FR_WHEEL_LEVELS];
 };
 
@@ -67,9 +72,9 @@ static inline void fr_timer_init(struct fr_timer *t)
 }
 
 /* In the wheel, not yet expired. */
-static inline bool fr_timer_is_armed(const struct fr_timer *t)
+static inline bool fr_timer_is_armed(const struct fr_wheel *w, const struct fr_timer *t)
 {
-    return t->level < FR_WHEEL_LEVELS;
+    return t->level != FR_TIMER_IDLE && t->deadline > w->elapsed; /* [W5] */
 }
 
 /* Arms an idle timer. False if deadline <= elapsed: it is due, and was not inserted. */
@@ -95,6 +100,9 @@ static inline struct fr_timer *fr_timer_pop_expired(struct fr_node *expired)
         return NULL;
     }
     struct fr_timer *t = FR_CONTAINER_OF(node, struct fr_timer, node);
+    if (t->ahead != NULL) {
+        fr_prefetch(t->ahead, sizeof(*t));
+    }
     t->level = FR_TIMER_IDLE;
     return t;
 }
