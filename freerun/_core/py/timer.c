@@ -12,7 +12,7 @@ bool fr_alarm_set(struct fr_alarm *alarm, struct fr_task *task, uint64_t when_ns
     struct fr_runtime *rt = task->rt;
     alarm->rt = rt;
     alarm->generation = rt->generation;
-    fr_task_ref(task);
+    fr_leaf_ref(task);
     if (fr_driver_sleep_arm(&rt->driver, &alarm->sleep, when_ns, task)) {
         return true;
     }

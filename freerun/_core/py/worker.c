@@ -227,9 +227,9 @@ static void prefetch(void **batch, uint32_t n)
             continue; /* it has not begun: there is nothing yet */
         }
         fr_prefetch(task->coro, COROUTINE_BYTES);
-        /* Others may move its neighbours away meanwhile: whatever is read here, it is only an address. */
-        fr_prefetch(task->owned.prev, sizeof(struct fr_node));
-        fr_prefetch(task->owned.next, sizeof(struct fr_node));
+        /* Others may put other neighbours beside it meanwhile: whatever is read here, it is only an address. */
+        fr_prefetch(__atomic_load_n(&task->owned.prev, __ATOMIC_RELAXED), sizeof(struct fr_node));
+        fr_prefetch(__atomic_load_n(&task->owned.next, __ATOMIC_RELAXED), sizeof(struct fr_node));
         if (task->leaf) {
             fr_prefetch(task->leaf, LEAF_BYTES);
         }
