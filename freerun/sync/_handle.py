@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import os
 from types import TracebackType
-from typing import Self
+from typing import NoReturn, Self, SupportsIndex
 
 __all__ = ["Handle", "ProcessBound"]
 
@@ -60,6 +60,10 @@ class Handle:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
+
+    def __reduce_ex__(self, protocol: SupportsIndex) -> NoReturn:
+        # A copy would count for nothing, and its end be the channel's.
+        raise TypeError(f"a {type(self).__name__} cannot be copied or pickled; clone() and subscribe() make others")
 
     def __del__(self) -> None:
         if hasattr(self, "_channel") and not self._closed and not self._channel.forked:

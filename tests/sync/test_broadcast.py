@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import gc
 import pickle
 import threading
@@ -380,6 +381,88 @@ def test_far_behind(capacity: int) -> None:
                     sent += 1
         assert len(tx) == min(capacity, sent - min(places))
         assert [len(each) for each in receivers] == [sent - place for place in places]
+
+
+def test_sent_and_read_in_the_middle_of_a_close() -> None:
+    """A receiver that leaves with much unread passes it in pieces; what comes between does not count it any more, and
+    may be read by all others before it is through."""
+    tx, leaves = broadcast.channel(1000)
+    stays = tx.subscribe()
+    got: list[Any] = []
+
+    class Value:
+        def __del__(self) -> None:
+            if not got:
+                tx.send("in between")
+                got.append(stays.try_recv())
+
+    for _ in range(100):
+        tx.send(Value())
+    for _ in range(100):
+        stays.try_recv()
+    assert not got
+    leaves.close()
+    assert got == ["in between"]
+    assert len(tx) == len(stays) == 0
+    for number in range(3):
+        tx.send(number)
+        assert stays.try_recv() == number
+        assert len(tx) == 0
+
+
+@pytest.mark.parametrize("leavers", [1, 3])
+def test_left_while_others_send_and_read(leavers: int) -> None:
+    """From several threads: who stays gets everything, in order, and then nothing is kept."""
+    rounds, each = 30, 500
+    tx, stays = broadcast.channel(1 << 20)
+    failures: list[Any] = []
+
+    def read() -> None:
+        for wanted in range(rounds * 2 * each):
+            if (value := stays.blocking_recv()) != wanted:
+                failures.append((wanted, value))
+                return
+
+    reader = threading.Thread(target=read)
+    reader.start()
+    for round in range(rounds):
+        leaving = [tx.subscribe() for _ in range(leavers)]
+        for number in range(each):
+            tx.send(2 * each * round + number)
+        closing = [threading.Thread(target=rx.close) for rx in leaving]
+        for thread in closing:
+            thread.start()
+        for number in range(each, 2 * each):
+            tx.send(2 * each * round + number)
+        for thread in closing:
+            thread.join()
+    reader.join()
+    assert not failures
+    assert len(tx) == len(stays) == 0
+
+
+def test_a_receiver_that_was_never_made_whole() -> None:
+    tx, _rx = broadcast.channel(4)
+
+    class Fails(broadcast.Receiver[int]):
+        def __init__(self, *_: Any) -> None:
+            raise LookupError
+
+    for _ in range(3):
+        with pytest.raises(LookupError):
+            Fails(tx._channel.ring)
+    gc.collect()
+    assert tx.receiver_count() == 1
+
+
+@pytest.mark.parametrize("end", ["tx", "rx"])
+def test_ends_are_not_copied(end: str) -> None:
+    tx, rx = broadcast.channel(4)
+    for make in (copy.copy, copy.deepcopy, pickle.dumps):
+        with pytest.raises(TypeError, match=r"cannot be copied or pickled; clone\(\) and subscribe\(\)"):
+            make({"tx": tx, "rx": rx}[end])
+    tx.send(1)
+    assert rx.try_recv() == 1
 
 
 # --- Resubscribing ---
@@ -778,8 +861,8 @@ def test_lagged() -> None:
     error = Lagged(3)
     assert (error.n, error.args, str(error)) == (3, (3,), "the receiver lagged behind: it missed 3 values")
     assert str(Lagged(1)).endswith("1 value")
-    copy = pickle.loads(pickle.dumps(error))
-    assert (type(copy), copy.n) == (Lagged, 3)
+    again = pickle.loads(pickle.dumps(error))
+    assert (type(again), again.n) == (Lagged, 3)
     assert not isinstance(error, RecvError)  # who handles the end must not take a lag for it
 
 

@@ -48,7 +48,7 @@ async def receive(rx: broadcast.Receiver[int]) -> Any:
 class BroadcastMachine(RuleBasedStateMachine):
     """After each step every task that waits has run as far as it can, so the model knows where it must be."""
 
-    @initialize(capacity=st.integers(1, 4))
+    @initialize(capacity=st.integers(1, 4) | st.integers(30, 100))
     def begin(self, capacity: int) -> None:
         self.rt = freerun.Builder.new_current_thread().build()
         tx, rx = broadcast.channel(capacity)

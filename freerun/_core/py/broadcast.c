@@ -15,7 +15,9 @@
  *            next, closed  a receiver's, written under its ring's lock; read without it, relaxed, for a look or a length
  *            block, number where it has read last; under the lock
  * INVARIANTS BR1  receivers pass positions in order, each once. Who has yet to pass a position has yet to pass all that
- *                 come after it; so the slot that nobody waits for any more is the oldest, and what is kept has no gaps.
+ *                 come after it; so the slot that nobody waits for any more is the oldest. Only behind what a receiver that
+ *                 leaves has yet to pass may be slots that nobody waits for, since they do not count it; it takes them
+ *                 out when it is through [BR4].
  *            BR2  a receiver behind the head has missed all up to there by overwriting: else the head would wait for it.
  *            BR3  nothing comes in once `ended` is set: who finds it set, and then nothing to read, has read everything.
  *            BR4  a receiver that is closed counts for nothing that is sent from then on; what it has yet to pass it
@@ -383,17 +385,17 @@ static struct block *block_locked(ReceiverObject *receiver)
     return block;
 }
 
-/* Passes its next position, which is kept. A new reference to the value, or the ring's own, if it was the last [BR1]. */
+/* Passes its next position, which is kept. A new reference to the value, or the ring's own, if it was the last and none
+ * is before it [BR1]. */
 static PyObject *pass_locked(ReceiverObject *receiver, struct block **over)
 {
     RingObject *ring = receiver->ring;
     uint64_t position = next_of(receiver);
     struct slot *slot = &block_locked(receiver)->slots[position % BLOCK];
     set_next_locked(receiver, position + 1);
-    if (--slot->left) {
+    if (--slot->left || position != ring->head) {
         return Py_NewRef(slot->value);
     }
-    assert(position == ring->head);
     return pop_locked(ring, over);
 }
 
@@ -473,6 +475,31 @@ static PyObject *look_for_next(struct fr_module *mod, PyObject *op)
     return look(mod, op, true);
 }
 
+/* The oldest that is kept is one that nobody waits for [BR1]. */
+static bool head_is_over_locked(RingObject *ring)
+{
+    return ring->head != tail_of(ring) && ring->first->slots[ring->head % BLOCK].left == 0;
+}
+
+/* Passes all that it has yet to pass before `end`, or a part of that. True: there is more to do. */
+static bool pass_some_locked(ReceiverObject *receiver, uint64_t end, struct taken *taken)
+{
+    RingObject *ring = receiver->ring;
+    if (next_of(receiver) < ring->head) { /* overwritten, perhaps meanwhile */
+        set_next_locked(receiver, ring->head);
+    }
+    while (next_of(receiver) < end && taken->n < BLOCK) {
+        taken->values[taken->n++] = pass_locked(receiver, &taken->blocks);
+    }
+    if (next_of(receiver) < end) {
+        return true;
+    }
+    while (head_is_over_locked(ring) && taken->n < BLOCK) {
+        taken->values[taken->n++] = pop_locked(ring, &taken->blocks);
+    }
+    return head_is_over_locked(ring);
+}
+
 /* False: it was closed before. `left`: how many receivers there are then. */
 static bool leave(ReceiverObject *receiver, size_t *left)
 {
@@ -486,14 +513,8 @@ static bool leave(ReceiverObject *receiver, size_t *left)
     }
     *left = ring->receivers;
     uint64_t end = tail_of(ring); /* what comes after that does not count this one [BR4] */
-    bool more = was_open;
-    while (more) {
-        if (next_of(receiver) < ring->head) { /* overwritten, perhaps meanwhile */
-            set_next_locked(receiver, ring->head);
-        }
-        while ((more = next_of(receiver) < end) && taken.n < BLOCK) {
-            taken.values[taken.n++] = pass_locked(receiver, &taken.blocks);
-        }
+    for (bool more = was_open; more;) {
+        more = pass_some_locked(receiver, end, &taken);
         fr_mutex_unlock(&ring->lock);
         drop(&taken);
         fr_mutex_lock(&ring->lock);
@@ -535,9 +556,12 @@ static int receiver_traverse(PyObject *op, visitproc visit, void *arg)
 
 static void receiver_dealloc(PyObject *op)
 {
+    ReceiverObject *receiver = (ReceiverObject *)op;
     PyTypeObject *type = Py_TYPE(op);
+    size_t left;
     PyObject_GC_UnTrack(op);
-    Py_XDECREF(((ReceiverObject *)op)->ring);
+    leave(receiver, &left); /* close() did, as a rule; not of one whose __init__ or __del__ failed */
+    Py_DECREF(receiver->ring);
     type->tp_free(op);
     Py_DECREF(type);
 }
@@ -568,7 +592,8 @@ static PyObject *receiver_leave(PyObject *op, PyObject *Py_UNUSED(ignored))
 static Py_ssize_t receiver_len(PyObject *op)
 {
     ReceiverObject *receiver = (ReceiverObject *)op;
-    uint64_t next = next_of(receiver); /* before the tail, which only rises */
+    /* acquire: before the tail, which only rises */
+    uint64_t next = atomic_load_explicit(&receiver->next, memory_order_acquire);
     return is_closed(receiver) ? 0 : (Py_ssize_t)(tail_of(receiver->ring) - next);
 }
 

@@ -42,7 +42,7 @@ struct fr_free_list {
     uint32_t count;
 };
 
-enum { FR_FREE_MAX = 2048, FR_FREE_TASKS_MAX = 8192, FR_SITE_CACHE = 16 };
+enum { FR_FREE_MAX = 1024, FR_FREE_TASKS_MAX = 8192, FR_SITE_CACHE = 16 };
 
 struct fr_site_cache {
     uintptr_t code;

@@ -669,8 +669,8 @@ static bool jump_clock(struct fr_worker *worker)
     acquire_driver(worker); /* who drives meanwhile may have seen what is ready, and not woken anybody yet */
     int woken = turn(worker, 0);
     fr_driver_release(&rt->driver);
-    if (woken > 0 || has_own_work(worker) || !fr_inject_is_empty(&rt->inject)) {
-        return true;
+    if (woken > 0 || has_own_work(worker) || !fr_inject_is_empty(&rt->inject) || next_jump(rt) != next) {
+        return true; /* also where somebody has resumed the clock, or set another timer, meanwhile */
     }
     if (next > atomic_load_explicit(&rt->paused_now, memory_order_relaxed)) {
         atomic_store_explicit(&rt->paused_now, next, memory_order_relaxed);
