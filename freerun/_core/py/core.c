@@ -145,7 +145,6 @@ void fr_call_hook(struct fr_runtime *rt, PyObject *hook, PyObject *arg)
         return;
     }
     PyObject *error = PyErr_GetRaisedException();
-    fr_leave_blank();
     PyObject *done = arg ? PyObject_CallOneArg(hook, arg) : PyObject_CallNoArgs(hook);
     if (!done) {
         hook_failed(rt, hook);
@@ -301,7 +300,6 @@ int fr_core_take(CoreObject *core, struct fr_runtime *rt)
 
 void fr_core_give(struct fr_runtime *rt)
 {
-    fr_leave_blank();
     fr_thread.worker = NULL;
     atomic_store_explicit(&rt->core_taken, 0, memory_order_release); /* pairs with fr_core_take() */
     fr_nudge_blockers(rt);

@@ -80,7 +80,6 @@ struct fr_worker {
     PyObject *stop_iteration; /* reused to return values from leaves, or NULL; see fr_leaf_return() */
     bool returned;            /* it holds a value still; see fr_leaf_forget() */
     PyObject *blank;          /* an empty context; NULL: in use, or not made yet. See task.h [T4] */
-    bool in_blank;            /* the thread is still in it, since the last step */
     struct fr_site_cache sites[FR_SITE_CACHE];
 
     /* Shared: the owner writes (relaxed: monitoring), others read. */
@@ -320,10 +319,6 @@ bool fr_owned_add(struct fr_runtime *rt, struct fr_task *task, bool cleanup); /*
 void fr_owned_remove(struct fr_task *task);
 uint64_t fr_owned_count(struct fr_runtime *rt);
 bool fr_owned_none(struct fr_runtime *rt); /* exact once the shards are closed, which the count alone is not */
-
-/* Whoever runs Python code that is no task's, or sleeps, leaves the blank context first: hooks and the callers of block_on
- * find the thread in the context in which it began. The worker's own thread, attached; keeps a raised exception. */
-void fr_leave_blank(void);
 
 /* ---- claims.c ---- */
 int fr_claim(PyObject *coro); /* 0, or -1 with an exception: another task runs it */

@@ -238,8 +238,8 @@ static void close_leftovers(CoreObject *core, struct fr_runtime *rt)
     }
     if (rt->current_thread) {
         fr_core_give(rt);
-        fr_thread = outer;
     }
+    fr_thread = outer; /* those polls were in the middle of whatever this thread is at */
 }
 
 /* ---- 4: teardown ---- */

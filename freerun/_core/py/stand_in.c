@@ -87,7 +87,6 @@ static bool rest(struct fr_worker *worker)
     struct fr_runtime *rt = worker->rt;
     int err = 0;
     uint32_t expected = AWAKE;
-    fr_leave_blank();
     atomic_compare_exchange_strong(&rt->stand_in_word, &expected, ASLEEP); /* seq_cst [SI3] */
     /* seq_cst, and so is the look at the queues: pairs with fr_stand_in_wake() [SI3] */
     bool stopped = atomic_load(&rt->phase) == FR_PHASE_STOPPED;

@@ -707,7 +707,6 @@ static PyObject *unhandled_hook(struct fr_task *task)
 void fr_report_unhandled(struct fr_module *mod, struct fr_task *task, PyObject *error)
 {
     PyObject *raised = PyErr_GetRaisedException();
-    fr_leave_blank();
     if (Py_IsFinalizing()) { /* a handle that lived until the modules were taken apart: Python code will not do */
         PyErr_SetRaisedException(Py_NewRef(error));
         PyErr_WriteUnraisable(NULL);
@@ -998,83 +997,49 @@ static int enter_given(struct fr_task *task)
     return claimed;
 }
 
-/* Nothing is set in it, and nobody has it but the worker and the thread that is in it (as a Token would). */
-static bool is_blank(PyObject *context)
-{
-    return Py_REFCNT(context) <= 2 && is_empty(context);
-}
-
-void fr_leave_blank(void)
-{
-    struct fr_worker *worker = fr_thread.worker;
-    if (worker && worker->in_blank) {
-        worker->in_blank = false;
-        PyContext_Exit(worker->blank);
-    }
-}
-
-/* The worker's blank context, entered, which is the caller's now; NULL with an exception. */
-static PyObject *enter_blank(struct fr_worker *worker)
-{
-    if (worker && worker->in_blank && !is_blank(worker->blank)) { /* a destructor has been at work in it */
-        fr_leave_blank();
-        Py_CLEAR(worker->blank);
-    }
-    PyObject *context = worker ? worker->blank : NULL;
-    if (context) {
-        worker->blank = NULL;
-        if (worker->in_blank) {
-            worker->in_blank = false;
-            return context;
-        }
-    } else if (!(context = PyContext_New())) {
-        return NULL;
-    }
-    if (PyContext_Enter(context)) {
-        Py_CLEAR(context);
-    }
-    return context;
-}
-
 /* Enters the task's context, which is *context then: to be given to leave_context(). A task without one gets the worker's
  * blank one, unless that is in use: a coroutine is being closed within a poll. 1, or as enter_given(). */
 static int enter_context(struct fr_task *task, PyObject **context)
 {
-    if (!task->context) {
-        *context = enter_blank(fr_thread.worker);
-        return *context ? 1 : -1;
-    }
-    fr_leave_blank();
-    *context = task->context;
+    struct fr_worker *worker = fr_thread.worker;
+    PyObject *own = *context = task->context;
     if (__builtin_expect(task->in_given, 0)) {
         return enter_given(task);
     }
-    return PyContext_Enter(*context) ? -1 : 1;
+    if (!own && worker && worker->blank) {
+        *context = worker->blank;
+        worker->blank = NULL;
+    } else if (!own && !(*context = PyContext_New())) {
+        return -1;
+    }
+    if (PyContext_Enter(*context)) {
+        if (*context != own) {
+            Py_DECREF(*context);
+        }
+        return -1;
+    }
+    return 1;
 }
 
 /* A blank one in which a variable was set, or that somebody else knows (a Token does), is the task's own from now on [T4].
- * Else the worker keeps it, and after a step (`stay`) it stays in it: the next task's step most likely wants it. This thread
- * may have no worker any more. Keeps a raised exception. */
-static void leave_context(struct fr_task *task, PyObject *context, bool stay)
+ * This thread may have no worker any more. Keeps a raised exception. */
+static void leave_context(struct fr_task *task, PyObject *context)
 {
-    struct fr_worker *worker = fr_thread.worker;
-    bool own = context == task->context;
-    bool blank = !own && is_blank(context);
-    bool kept = blank && worker && !worker->blank;
-    if (kept) {
-        worker->blank = context;
-        worker->in_blank = stay;
-        if (stay) {
-            return;
-        }
-    }
     PyContext_Exit(context); /* it fails only if somebody else exited it, or is in another one within it */
     if (__builtin_expect(task->in_given, 0)) {
         fr_context_unclaim(context);
-    } else if (blank && !kept) {
-        Py_DECREF(context);
-    } else if (!blank && !own) {
+        return;
+    }
+    if (context == task->context) {
+        return;
+    }
+    struct fr_worker *worker = fr_thread.worker;
+    if (Py_REFCNT(context) > 1 || !is_empty(context)) {
         task->context = context;
+    } else if (worker && !worker->blank) {
+        worker->blank = context;
+    } else {
+        Py_DECREF(context);
     }
 }
 
@@ -1097,7 +1062,7 @@ static PySendResult step_in_context(struct fr_task *task, uint64_t state, PyObje
     while (sent == PYGEN_NEXT && __builtin_expect(*result != FR_TOKEN || fr_thread.wait == FR_WAIT_NONE, 0)) {
         sent = fr_refuse_foreign(task->rt->mod, task->coro, result); /* [L1] */
     }
-    leave_context(task, context, true);
+    leave_context(task, context);
     return sent;
 }
 
@@ -1176,7 +1141,7 @@ static void close_coroutine(struct fr_task *task)
     fr_close_quietly(task->rt->mod, task->coro);
     fr_thread.task = outer;
     if (entered) {
-        leave_context(task, context, false); /* this may be within another task's step */
+        leave_context(task, context);
     }
 }
 
@@ -1209,7 +1174,7 @@ void fr_task_run_blocking(struct fr_task *task)
         PyObject *empty = task->args ? NULL : PyTuple_New(0);
         result = PyObject_Call(task->coro, task->args ? task->args : empty, task->result);
         Py_XDECREF(empty);
-        leave_context(task, context, false);
+        leave_context(task, context);
     }
     if (result) {
         fr_task_complete(task, FR_OUT_RETURNED, result);

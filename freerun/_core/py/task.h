@@ -21,10 +21,7 @@
  *            T3 exactly one of {completion, JoinHandle's dealloc} drops result and name: the state word arbitrates.
  *            T4 `context` is NULL as long as no context variable is set in it. Then a step enters a blank context, which
  *               one step at a time uses; left with a variable in it, or shared with a Token, it becomes the task's. So
- *               a task that has nothing to do with context variables costs no context. A worker stays in the blank one
- *               from step to step (in_blank), and leaves it before hooks, sleep and the end of its run, see
- *               fr_leave_blank(). What else runs between two steps is destructors: they find an empty context, and if
- *               one sets something there the next step takes another.
+ *               a task that has nothing to do with context variables costs no context.
  * LOCKS      `lock` is a leaf; waking happens after it is released.
  * SHUTDOWN   every task is aborted, then closed: see runtime.c.
  * PROVED BY  tests/task/test_task_combinations.py

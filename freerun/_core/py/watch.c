@@ -240,7 +240,7 @@ static void look_at_workers(struct fr_runtime *rt, struct seen *seen, PyThreadSt
         work += has_work(worker);
         /* relaxed: a hint for thieves, see steal_lifo() */
         atomic_store_explicit(&worker->stuck, stuck > 0, memory_order_relaxed);
-        if (stuck && has_work(worker)) {
+        if (stuck && (has_work(worker) || !fr_inject_is_empty(&rt->inject))) { /* its ring's overflow is there */
             fr_notify(rt);
         }
         if (same && rt->futurelock_ns && for_ns >= rt->futurelock_ns && !seen[i].searched) {

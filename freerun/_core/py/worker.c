@@ -149,7 +149,9 @@ static bool has_backlog(struct fr_worker *victim, uint32_t least, uint32_t ns)
 
 static void notify_of_backlog(struct fr_worker *worker, uint32_t least)
 {
-    if (has_others(worker->rt) && has_backlog(worker, least, FR_COST_WAKE_NS)) {
+    /* A lone worker has nobody to wake; the stand-in beside it has, and knows no costs: all is a backlog. */
+    bool stands_in = worker->index >= worker->rt->nworkers;
+    if ((has_others(worker->rt) || stands_in) && has_backlog(worker, least, FR_COST_WAKE_NS)) {
         fr_notify(worker->rt);
     }
 }
@@ -230,8 +232,9 @@ static void prefetch(void **batch, uint32_t n)
         /* Others may put other neighbours beside it meanwhile: whatever is read here, it is only an address. */
         fr_prefetch(__atomic_load_n(&task->owned.prev, __ATOMIC_RELAXED), sizeof(struct fr_node));
         fr_prefetch(__atomic_load_n(&task->owned.next, __ATOMIC_RELAXED), sizeof(struct fr_node));
-        if (task->leaf) {
-            fr_prefetch(task->leaf, LEAF_BYTES);
+        const void *leaf = __atomic_load_n(&task->leaf, __ATOMIC_RELAXED);
+        if (leaf) {
+            fr_prefetch(leaf, LEAF_BYTES);
         }
     }
 }
@@ -806,7 +809,6 @@ static void learn_from_park(struct fr_worker *worker, uint64_t parked_at)
 static int park(struct fr_worker *worker, struct fr_event *until)
 {
     struct fr_runtime *rt = worker->rt;
-    fr_leave_blank();
     fr_call_hook(rt, rt->hooks.thread_park, NULL);
     bool last = fr_idle_to_parked(&rt->idle, worker->index, worker->searching);
     worker->searching = false;
@@ -993,7 +995,6 @@ void fr_worker_enter(struct fr_worker *worker)
 
 void fr_worker_leave(struct fr_runtime *rt)
 {
-    fr_leave_blank();
     fr_call_hook(rt, rt->hooks.thread_stop, NULL);
     if (fr_set_asyncgen_hooks(Py_None, Py_None)) {
         PyErr_Clear();

@@ -18,7 +18,7 @@
  * INVARIANTS  C1  Nobody's progress rests on it. What is queued lies with a worker that is awake, and that looks at its
  *                 backlog again after every turn. Should it be in a poll that is longer than all before, the watch
  *                 (watch.c) finds it stuck there, within two ticks of its own; then everything that is queued
- *                 with it is a backlog. What comes from other threads, through the injector, wakes always.
+ *                 with it, or has overflowed into the injector, is a backlog. What other threads put there wakes always.
  *             C2  It is written rarely where nothing changes: several workers poll tasks of the same place.
  * LOCKS       none.
  * SHUTDOWN    nothing to do.
