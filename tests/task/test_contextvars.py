@@ -289,6 +289,61 @@ def test_what_a_destructor_sets_between_two_steps_reaches_no_task(rt: freerun.Ru
     assert set(seen) == {0}
 
 
+@only(CURRENT, MULTI[0])
+def test_what_a_destructor_sets_before_the_worker_sleeps_reaches_no_task(rt: freerun.Runtime) -> None:
+    seen: list[Any] = []
+
+    async def returns() -> SetsWhenDropped:
+        await freerun.time.sleep(0.001)
+        return SetsWhenDropped()
+
+    async def looks() -> None:
+        while not dropped.is_finished():
+            await freerun.time.sleep(0.001)
+        await freerun.time.sleep(0.002)
+        seen.append(var.get())
+
+    for _ in range(10):
+        dropped = contextvars.Context().run(rt.spawn, returns).abort_handle()
+        without_variables(rt, looks)
+    assert seen == ["unset"] * 10
+
+
+@only(CURRENT, MULTI[0])
+def test_a_destructor_in_a_context_of_its_own(rt: freerun.Runtime, reports: Any) -> None:
+    """Between two steps it has the engine report a failure, from within Context.run(): the tasks notice nothing."""
+
+    class Drops:
+        def __init__(self, handle: freerun.JoinHandle[None]) -> None:
+            self.handles = [handle]
+
+        def __del__(self) -> None:
+            contextvars.Context().run(self.handles.clear)
+
+    async def fails() -> None:
+        raise LookupError
+
+    async def returns() -> Drops:
+        handle = freerun.spawn(fails)
+        while not handle.is_finished():
+            await freerun.time.sleep(0.001)
+        return Drops(handle)
+
+    async def innocent() -> None:
+        while len(reports) < 1:
+            await freerun.time.sleep(0.001)
+        await freerun.yield_now()
+
+    async def main() -> None:
+        others = [freerun.spawn(innocent) for _ in range(3)]
+        freerun.spawn(returns)
+        for handle in others:
+            await handle
+
+    without_variables(rt, main)
+    assert len(reports) == 1
+
+
 def test_hooks_run_in_the_context_of_their_thread() -> None:
     """What runs a current-thread runtime is the caller: its hooks see what it has set, whatever has run before."""
     seen: dict[str, list[Any]] = {"park": [], "unpark": [], "terminate": []}
