@@ -143,7 +143,7 @@ static bool has_others(struct fr_runtime *rt)
 static bool has_backlog(struct fr_worker *victim, uint32_t least, uint32_t ns)
 {
     uint32_t len = fr_queue_len(&victim->queue);
-    return len >= least && ((uint64_t)len * fr_cost_get(&victim->cost) >= ns ||
+    return len >= least && (fr_cost_of(&victim->cost, len) >= ns ||
                             atomic_load_explicit(&victim->stuck, memory_order_relaxed)); /* a hint of the watch */
 }
 
@@ -156,18 +156,12 @@ static void notify_of_backlog(struct fr_worker *worker, uint32_t least)
     }
 }
 
-/* A task of a kind that nobody knows, or that has been long, is a backlog by itself. */
-static void expect(struct fr_worker *worker, struct fr_task *task)
+/* This task is about to be queued here. One of a kind that nobody knows, or that has been long, is a backlog by itself. */
+static void expect(struct fr_worker *worker, const struct fr_task *task)
 {
-    if (!has_others(worker->rt) || !task->site) {
-        return;
-    }
-    uint32_t cost = fr_cost_get(&task->site->cost);
-    if (cost == FR_COST_UNKNOWN || cost > FR_COST_WAKE_NS) {
-        cost = FR_COST_WAKE_NS;
-    }
-    if (cost > fr_cost_get(&worker->cost)) {
-        fr_cost_set(&worker->cost, cost);
+    if (has_others(worker->rt)) {
+        uint32_t cost = task->site ? fr_cost_get(&task->site->cost) : FR_COST_UNKNOWN;
+        fr_cost_queued(&worker->cost, cost);
     }
 }
 
@@ -257,6 +251,9 @@ static void push_batch(struct fr_worker *worker, void **batch, uint32_t n)
             push_local(worker, batch[i]);
         }
     } else if (n) {
+        for (uint32_t i = 0; i < n; i++) {
+            expect(worker, batch[i]);
+        }
         fr_queue_push_batch_owner(&worker->queue, batch, n);
         notify_of_backlog(worker, 1); /* between the injector and the ring nobody could see them: idle.h [I5] */
     }
@@ -340,6 +337,7 @@ static void *steal_from_others(struct fr_worker *worker)
         uint32_t n =
             has_backlog(victim, 1, FR_COST_STEAL_NS) ? fr_queue_steal_into(&victim->queue, &worker->queue, &task) : 0;
         if (n || (task = steal_lifo(victim))) {
+            fr_cost_set(&worker->cost, fr_cost_get(&victim->cost)); /* these are its tasks */
             count(&worker->steals, n ? n : 1);
             return task;
         }
@@ -527,15 +525,6 @@ static uint64_t to_ns(struct fr_worker *worker, uint64_t ticks)
     return (ticks < UINT32_MAX ? ticks : UINT32_MAX) * worker->ns_per_tick >> 16;
 }
 
-/* Other workers may be asked to help from here on, or not any more. */
-static void end_turn(struct fr_worker *worker, uint64_t ticks)
-{
-    if (has_others(worker->rt)) {
-        fr_cost_learn(&worker->cost, to_ns(worker, ticks));
-        notify_of_backlog(worker, 1);
-    }
-}
-
 /* As poll_one(), and takes the time. */
 static bool poll_timed(struct fr_worker *worker, struct fr_task *task, uint64_t *now)
 {
@@ -546,7 +535,7 @@ static bool poll_timed(struct fr_worker *worker, struct fr_task *task, uint64_t 
     if (site && has_core && has_others(worker->rt)) {
         /* relaxed: our own */
         uint64_t polls = atomic_load_explicit(&worker->polls, memory_order_relaxed);
-        fr_cost_learn_shared(&site->cost, to_ns(worker, *now - began), polls / 2);
+        fr_cost_learn(&site->cost, to_ns(worker, *now - began), polls / 2);
     }
     return has_core;
 }
@@ -582,7 +571,7 @@ bool fr_worker_run_task(struct fr_worker *worker, struct fr_task *task, uint64_t
     if (lifo_polls) {
         *now = fr_clock_ticks();
     }
-    end_turn(worker, *now - began);
+    notify_of_backlog(worker, 1); /* what was short may be known as long by now */
     return true;
 }
 
@@ -921,7 +910,7 @@ void fr_worker_init(struct fr_worker *worker, struct fr_runtime *rt, uint32_t in
     worker->until_turn = rt->event_interval;
     worker->until_inject = rt->global_interval;
     atomic_init(&worker->spin.score, FR_SPIN_WORTH); /* a pool thread that is awake has been right already */
-    atomic_init(&worker->cost.ns, FR_COST_WAKE_NS);  /* everything is a backlog, till end_turn() knows better */
+    atomic_init(&worker->cost.ns, FR_COST_UNKNOWN);
     worker->ns_per_tick = 1 << 16;
     worker->ticks_per_ms = 1000000; /* 1 GHz, till calibrate() knows better: too often is harmless */
     worker->rng = rt->seed + (index + 1) * UINT64_C(0x9E3779B97F4A7C15);

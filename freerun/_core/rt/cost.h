@@ -4,12 +4,13 @@
  * it, on a free-threaded Python the objects that its thread owns. To wake a worker takes tens of microseconds until it
  * runs. With tasks of a microsecond two workers that steal them from each other are slower than one. So pushers wake
  * somebody only where what is queued would take longer than FR_COST_WAKE_NS, and who is awake steals only what would take
- * longer than FR_COST_STEAL_NS; until then it is nobody else's. A full queue of tasks of less than a microsecond is less.
+ * longer than FR_COST_STEAL_NS; until then it is nobody else's. Of each task only what it takes beyond FR_COST_MOVE_NS counts:
+ * there is no more to win. The limits are that wide because they must not move with what they decide: tasks that two workers
+ * share contend, and take twice as long, which looks like twice the backlog.
  *
- * Two estimates, in nanoseconds as rt/clock.h's ticks tell them. One for each place that spawns: what is unknown, or has
- * been long, is a backlog as soon as it is queued. One for each worker, of its turns, which a queued task of a longer kind
- * raises at once. Both rise fast, though not with a single outlier, which is a collection or another process as often as
- * not; and fall slowly.
+ * Two estimates, in nanoseconds as rt/clock.h's ticks tell them. One for each place that spawns, of the polls of its tasks:
+ * what is unknown, or has been long, is a backlog as soon as it is queued. A single outlier, which is a collection or another
+ * process as often as not, makes none long. One for each worker, of what is queued with it.
  *
  * THREADS     look: any. fr_cost_learn(): any; two at once may lose a lesson.
  * STATE       attached thread state: not needed.
@@ -19,7 +20,8 @@
  *                 backlog again after every turn. Should it be in a poll that is longer than all before, the watch
  *                 (watch.c) finds it stuck there, within two ticks of its own; then everything that is queued
  *                 with it, or has overflowed into the injector, is a backlog. What other threads put there wakes always.
- *             C2  It is written rarely where nothing changes: several workers poll tasks of the same place.
+ *             C2  It is written rarely where nothing changes, since several workers poll tasks of the same place: not for
+ *                 what differs by less than a factor of two, and downwards with every FR_COST_SAMPLEth poll.
  * LOCKS       none.
  * SHUTDOWN    nothing to do.
  * PROVED BY   tests/test_cost.c, tests/runtime/test_backlog.py
@@ -32,12 +34,14 @@
 #include <stdint.h>
 
 #ifndef FR_COST_WAKE_NS
-#define FR_COST_WAKE_NS 200000u
+#define FR_COST_WAKE_NS 400000u
 #endif
-#define FR_COST_STEAL_NS (FR_COST_WAKE_NS / 2) /* less, or it would come and go where there is about as much as that */
+#define FR_COST_STEAL_NS (FR_COST_WAKE_NS / 4 * 3) /* less, or it would come and go where there is about as much */
+#define FR_COST_LONG_NS  (FR_COST_WAKE_NS / 2)     /* one of these is a backlog by itself */
+#define FR_COST_MOVE_NS  1500u                     /* what it takes from both workers to have a task polled elsewhere */
 #define FR_COST_UNKNOWN  0u
 
-enum { FR_COST_RISE = 4, FR_COST_FALL = 64 };
+enum { FR_COST_WEIGHT = 8, FR_COST_CLIP = 64, FR_COST_SAMPLE = 4, FR_COST_FORGET = 16 };
 
 struct fr_cost {
     _Atomic uint32_t ns;
@@ -53,36 +57,49 @@ static inline void fr_cost_set(struct fr_cost *cost, uint32_t ns)
     atomic_store_explicit(&cost->ns, ns, memory_order_relaxed);
 }
 
-/* One that took so long was measured; never 0, which is unknown. */
+/* How long `n` tasks would take, as far as another worker could take it off. */
+static inline uint64_t fr_cost_of(const struct fr_cost *cost, uint32_t n)
+{
+    uint32_t ns = fr_cost_get(cost);
+    return ns > FR_COST_MOVE_NS ? (uint64_t)n * (ns - FR_COST_MOVE_NS) : 0;
+}
+
+/* The estimate after a poll that took so long: a moving average, in which an outlier counts for FR_COST_CLIP times as much at
+ * the most. Never 0, which is unknown. */
 static inline uint32_t fr_cost_next(uint32_t cost, uint64_t measured)
 {
-    uint32_t ns = measured < 1 ? 1 : measured > UINT32_MAX / 8 ? UINT32_MAX / 8 : (uint32_t)measured;
+    uint32_t most = UINT32_MAX / FR_COST_CLIP;
+    uint32_t ns = measured < 1 ? 1 : measured > most ? most : (uint32_t)measured;
     if (cost == FR_COST_UNKNOWN) {
         return ns;
     }
     if (ns <= cost) {
-        return cost - (cost - ns) / FR_COST_FALL;
+        return cost - (cost - ns) / FR_COST_WEIGHT;
     }
-    return ns / FR_COST_RISE < cost ? ns : cost * FR_COST_RISE;
+    return cost + ((ns / FR_COST_CLIP < cost ? ns : cost * FR_COST_CLIP) - cost) / FR_COST_WEIGHT;
 }
 
-static inline void fr_cost_learn(struct fr_cost *cost, uint64_t measured)
-{
-    uint32_t old = fr_cost_get(cost), ns = fr_cost_next(old, measured);
-    if (ns != old) {
-        fr_cost_set(cost, ns);
-    }
-}
-
-/* The same for one that several threads learn: it is not written for less than a quarter up, and on the way down only with
- * every `FR_COST_FALL`th lesson, by a half [C2]. */
-static inline void fr_cost_learn_shared(struct fr_cost *cost, uint64_t measured, uint64_t count)
+/* A poll of that kind has taken so long; `count` is how many polls the worker has had. [C2] */
+static inline void fr_cost_learn(struct fr_cost *cost, uint64_t measured, uint64_t count)
 {
     uint32_t old = fr_cost_get(cost);
-    if (__builtin_expect(measured > old + old / 4, 0)) {
-        fr_cost_set(cost, fr_cost_next(old, measured));
-    } else if (__builtin_expect(measured < old / 2 && count % FR_COST_FALL == 0, 0)) {
-        fr_cost_set(cost, old / 2);
+    bool usual = measured / 2 <= old && measured >= old / 2;
+    if (usual || (old > measured && count % FR_COST_SAMPLE)) {
+        return;
+    }
+    fr_cost_set(cost, fr_cost_next(old, measured));
+}
+
+/* A task of that cost is queued with a worker: what those in its queue cost, the longest of the last few at the most. */
+static inline void fr_cost_queued(struct fr_cost *queue, uint32_t cost)
+{
+    uint32_t old = fr_cost_get(queue);
+    if (cost == FR_COST_UNKNOWN || cost > FR_COST_LONG_NS) {
+        cost = FR_COST_WAKE_NS + FR_COST_MOVE_NS;
+    }
+    uint32_t ns = cost > old ? cost : old - (old - cost) / FR_COST_FORGET;
+    if (ns != old) {
+        fr_cost_set(queue, ns);
     }
 }
 

@@ -1,5 +1,5 @@
-/* Proves rt/cost.h: a single outlier makes no kind of task long, several do; it is forgotten, slowly; and where nothing
- * changes nothing is written. */
+/* Proves rt/cost.h: a single outlier makes no kind of task long, several do; it is forgotten again; and where nothing changes
+ * nothing is written. */
 #include "../rt/cost.h"
 #include "check.h"
 
@@ -18,47 +18,76 @@ static void test_the_first_counts(void)
     CHECK(fr_cost_next(FR_COST_UNKNOWN, UINT64_MAX) < UINT32_MAX);
 }
 
-static void test_it_rises_fast_but_not_at_once(void)
+static void test_an_outlier_makes_none_long(void)
 {
-    CHECK(fr_cost_next(1000, 3000) == 3000);
-    CHECK(fr_cost_next(1000, 10000000) == 1000 * FR_COST_RISE); /* a collection, perhaps */
-    CHECK(after(1000, 10000000, 7) == 10000000);                /* no */
-    CHECK(after(1, UINT64_MAX, 100) < UINT32_MAX);
+    CHECK(fr_cost_next(1000, 3000) == 1250);
+    CHECK(fr_cost_next(1000, 10000000) < 10000); /* a collection, perhaps */
+    CHECK(after(1000, 10000000, 100) > 9000000); /* no */
+    CHECK(after(1, UINT64_MAX, 1000) < UINT32_MAX);
 }
 
-static void test_it_falls_slowly(void)
+static void test_it_falls(void)
 {
-    CHECK(after(1000000, 1000, FR_COST_FALL / 2) > 500000);
-    CHECK(after(1000000, 1000, FR_COST_FALL * 10) < 10000);
-    CHECK(after(5, 1, 1000000) != FR_COST_UNKNOWN);
+    CHECK(after(8000, 1000, 24) < 1500); /* an outlier is forgotten */
+    CHECK(after(1000000, 1000, 200) < 1010);
+    CHECK(after(5, 1, 1000) != FR_COST_UNKNOWN);
 }
 
 /* One in ten is long: that counts. */
 static void test_a_mixed_kind_is_long(void)
 {
-    uint32_t cost = 1000;
-    for (int i = 0; i < 1000; i++) {
-        cost = fr_cost_next(cost, i % 10 ? 1000 : 1000000);
+    struct fr_cost cost = {FR_COST_UNKNOWN};
+    for (uint64_t i = 0; i < 1000; i++) {
+        fr_cost_learn(&cost, i % 10 ? 1000 : 1000000, i);
     }
-    CHECK(cost > 500000);
+    CHECK(fr_cost_get(&cost) > 30000);
 }
 
-/* [C2], and on a shared one as well: up, down, never unknown again. */
-static void test_a_shared_one_is_written_rarely(void)
+/* Of a queue: a long one counts at once, and is forgotten when the next few were short. */
+static void test_queued(void)
 {
-    struct fr_cost cost = {0};
-    fr_cost_learn_shared(&cost, 1000, 1);
+    struct fr_cost queue = {FR_COST_UNKNOWN};
+    fr_cost_queued(&queue, 1000);
+    CHECK(fr_cost_of(&queue, 256) < FR_COST_STEAL_NS);
+    fr_cost_queued(&queue, FR_COST_UNKNOWN);
+    CHECK(fr_cost_of(&queue, 1) >= FR_COST_WAKE_NS);
+    for (int i = 0; i < 20 * FR_COST_FORGET; i++) {
+        fr_cost_queued(&queue, 1000);
+    }
+    CHECK(fr_cost_of(&queue, 256) < FR_COST_STEAL_NS);
+    fr_cost_queued(&queue, FR_COST_LONG_NS + 1);
+    CHECK(fr_cost_of(&queue, 1) >= FR_COST_WAKE_NS);
+}
+
+static void test_what_is_won(void)
+{
+    struct fr_cost cost = {FR_COST_UNKNOWN};
+    CHECK(fr_cost_of(&cost, 1000) == 0);
+    fr_cost_set(&cost, FR_COST_MOVE_NS);
+    CHECK(fr_cost_of(&cost, UINT32_MAX) == 0);
+    fr_cost_set(&cost, FR_COST_MOVE_NS + 2);
+    CHECK(fr_cost_of(&cost, 1000) == 2000);
+    fr_cost_set(&cost, UINT32_MAX / 8);
+    CHECK(fr_cost_of(&cost, 256) / 256 == UINT32_MAX / 8 - FR_COST_MOVE_NS); /* no overflow */
+    CHECK(FR_COST_STEAL_NS < FR_COST_WAKE_NS);
+}
+
+/* [C2]: up, down, never unknown again. */
+static void test_it_is_written_rarely(void)
+{
+    struct fr_cost cost = {FR_COST_UNKNOWN};
+    fr_cost_learn(&cost, 1000, 1);
     CHECK(fr_cost_get(&cost) == 1000);
     for (uint64_t i = 0; i < 10000; i++) {
-        fr_cost_learn_shared(&cost, 600 + i % 600, i);
+        fr_cost_learn(&cost, 600 + i % 1000, i);
         CHECK(fr_cost_get(&cost) == 1000);
     }
-    for (uint64_t i = 0; i < 10; i++) {
-        fr_cost_learn_shared(&cost, 1000000, i);
+    for (uint64_t i = 0; i < 100; i++) {
+        fr_cost_learn(&cost, 1000000, i);
     }
-    CHECK(fr_cost_get(&cost) == 1000000);
-    for (uint64_t i = 0; i < FR_COST_FALL * 64; i++) {
-        fr_cost_learn_shared(&cost, 0, i);
+    CHECK(fr_cost_get(&cost) > 400000);
+    for (uint64_t i = 0; i < 1000; i++) {
+        fr_cost_learn(&cost, 0, i);
         CHECK(fr_cost_get(&cost) != FR_COST_UNKNOWN);
     }
     CHECK(fr_cost_get(&cost) < 10);
@@ -68,9 +97,11 @@ int main(int argc, char **argv)
 {
     check_begin(argc, argv);
     test_the_first_counts();
-    test_it_rises_fast_but_not_at_once();
-    test_it_falls_slowly();
+    test_an_outlier_makes_none_long();
+    test_it_falls();
     test_a_mixed_kind_is_long();
-    test_a_shared_one_is_written_rarely();
+    test_queued();
+    test_what_is_won();
+    test_it_is_written_rarely();
     return check_end();
 }
