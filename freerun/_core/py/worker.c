@@ -910,7 +910,7 @@ void fr_worker_init(struct fr_worker *worker, struct fr_runtime *rt, uint32_t in
     worker->until_turn = rt->event_interval;
     worker->until_inject = rt->global_interval;
     atomic_init(&worker->spin.score, FR_SPIN_WORTH); /* a pool thread that is awake has been right already */
-    atomic_init(&worker->cost.ns, FR_COST_UNKNOWN);
+    fr_cost_queued(&worker->cost, FR_COST_UNKNOWN);  /* a backlog; for good where nobody asks for costs */
     worker->ns_per_tick = 1 << 16;
     worker->ticks_per_ms = 1000000; /* 1 GHz, till calibrate() knows better: too often is harmless */
     worker->rng = rt->seed + (index + 1) * UINT64_C(0x9E3779B97F4A7C15);
