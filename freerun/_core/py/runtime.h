@@ -86,7 +86,7 @@ struct fr_worker {
     _Alignas(64) _Atomic uint64_t polls; /* odd while a task is being polled */
     _Atomic uint64_t current_id;
     _Atomic uint64_t thread_ident;
-    struct fr_cost cost; /* of a turn */
+    struct fr_cost cost; /* of what is queued here; the owner writes */
     _Atomic bool stuck;  /* the watch writes: this worker is stuck in one poll, its LIFO slot may be stolen */
     _Atomic uint64_t parks, steals, steal_tries, overflows, lifo_hits, turns;
 };

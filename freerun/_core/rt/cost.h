@@ -33,9 +33,7 @@
 #include <stdbool.h>
 #include <stdint.h>
 
-#ifndef FR_COST_WAKE_NS
-#define FR_COST_WAKE_NS 400000u
-#endif
+#define FR_COST_WAKE_NS  400000u
 #define FR_COST_STEAL_NS (FR_COST_WAKE_NS / 4 * 3) /* less, or it would come and go where there is about as much */
 #define FR_COST_LONG_NS  (FR_COST_WAKE_NS / 2)     /* one of these is a backlog by itself */
 #define FR_COST_MOVE_NS  1500u                     /* what it takes from both workers to have a task polled elsewhere */
@@ -90,7 +88,7 @@ static inline void fr_cost_learn(struct fr_cost *cost, uint64_t measured, uint64
     fr_cost_set(cost, fr_cost_next(old, measured));
 }
 
-/* A task of that cost is queued with a worker: what those in its queue cost, the longest of the last few at the most. */
+/* A task of that cost is queued with a worker: what those in its queue cost, rather the longest of the last few. */
 static inline void fr_cost_queued(struct fr_cost *queue, uint32_t cost)
 {
     uint32_t old = fr_cost_get(queue);
