@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import statistics
 import threading
+import time
 from collections.abc import Callable
 
 import pytest
@@ -110,3 +111,38 @@ def test_short_ones_are_not_stolen(rt: freerun.Runtime) -> None:
 
     counts = rt.block_on(main)
     assert statistics.median(counts) < 4, counts  # of some 8,700 polls each
+
+
+@only(*SEVERAL)
+@pytest.mark.parametrize("phase", range(4))
+def test_a_long_poll_is_forgotten_whatever_the_order_of_polls(rt: freerun.Runtime, phase: int) -> None:
+    """Two tasks take turns, so every turn of their worker is like the one before; the first poll of one was long."""
+    rounds = 4000
+
+    def searches() -> int:
+        return sum(worker.steal_attempts for worker in rt.metrics().workers)
+
+    async def child(ping: freerun.sync.oneshot.Sender[int], pong: freerun.sync.oneshot.Receiver[int]) -> int:
+        ping.send(1)
+        return await pong
+
+    async def parent() -> list[int]:
+        for _ in range(1 + phase):
+            await freerun.yield_now()  # what comes out of the LIFO slot is not timed
+        end = time.perf_counter() + 0.002
+        while time.perf_counter() < end:
+            pass
+        counts = []
+        for _ in range(8):
+            before = searches()
+            for _ in range(rounds // 8):
+                ping, pinged = freerun.sync.oneshot.channel()
+                ponged, pong = freerun.sync.oneshot.channel()
+                handle = freerun.spawn(child, ping, pong)
+                ponged.send(await pinged)
+                await handle
+            counts.append(searches() - before)
+        return counts
+
+    counts = rt.block_on(parent)
+    assert statistics.median(counts) < 20, counts  # of some 500 turns each

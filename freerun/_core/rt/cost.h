@@ -21,7 +21,7 @@
  *                 (watch.c) finds it stuck there, within two ticks of its own; then everything that is queued
  *                 with it, or has overflowed into the injector, is a backlog. What other threads put there wakes always.
  *             C2  It is written rarely where nothing changes, since several workers poll tasks of the same place: not for
- *                 what differs by less than a factor of two, and downwards with every FR_COST_SAMPLEth poll.
+ *                 what differs by less than a factor of two, and downwards with one poll in FR_COST_SAMPLE.
  * LOCKS       none.
  * SHUTDOWN    nothing to do.
  * PROVED BY   tests/test_cost.c, tests/runtime/test_backlog.py
@@ -77,12 +77,13 @@ static inline uint32_t fr_cost_next(uint32_t cost, uint64_t measured)
     return cost + ((ns / FR_COST_CLIP < cost ? ns : cost * FR_COST_CLIP) - cost) / FR_COST_WEIGHT;
 }
 
-/* A poll of that kind has taken so long; `count` is how many polls the worker has had. [C2] */
-static inline void fr_cost_learn(struct fr_cost *cost, uint64_t measured, uint64_t count)
+/* A poll of that kind has taken so long. `chance` is a number without a pattern, of which the upper bits count: by a count of
+ * polls a worker whose turns are all alike would learn at each of them, or at none, and a kind that was long once stay so. [C2] */
+static inline void fr_cost_learn(struct fr_cost *cost, uint64_t measured, uint32_t chance)
 {
     uint32_t old = fr_cost_get(cost);
     bool usual = measured / 2 <= old && measured >= old / 2;
-    if (usual || (old > measured && count % FR_COST_SAMPLE)) {
+    if (usual || (old > measured && chance > UINT32_MAX / FR_COST_SAMPLE)) {
         return;
     }
     fr_cost_set(cost, fr_cost_next(old, measured));

@@ -3,6 +3,13 @@
 #include "../rt/cost.h"
 #include "check.h"
 
+static struct rng rng;
+
+static uint32_t chance(void)
+{
+    return (uint32_t)rng_next(&rng);
+}
+
 static uint32_t after(uint32_t cost, uint64_t measured, int times)
 {
     for (int i = 0; i < times; i++) {
@@ -38,7 +45,7 @@ static void test_a_mixed_kind_is_long(void)
 {
     struct fr_cost cost = {FR_COST_UNKNOWN};
     for (uint64_t i = 0; i < 1000; i++) {
-        fr_cost_learn(&cost, i % 10 ? 1000 : 1000000, i);
+        fr_cost_learn(&cost, i % 10 ? 1000 : 1000000, chance());
     }
     CHECK(fr_cost_get(&cost) > 30000);
 }
@@ -76,18 +83,18 @@ static void test_what_is_won(void)
 static void test_it_is_written_rarely(void)
 {
     struct fr_cost cost = {FR_COST_UNKNOWN};
-    fr_cost_learn(&cost, 1000, 1);
+    fr_cost_learn(&cost, 1000, chance());
     CHECK(fr_cost_get(&cost) == 1000);
     for (uint64_t i = 0; i < 10000; i++) {
-        fr_cost_learn(&cost, 600 + i % 1000, i);
+        fr_cost_learn(&cost, 600 + i % 1000, chance());
         CHECK(fr_cost_get(&cost) == 1000);
     }
-    for (uint64_t i = 0; i < 100; i++) {
-        fr_cost_learn(&cost, 1000000, i);
+    for (int i = 0; i < 100; i++) {
+        fr_cost_learn(&cost, 1000000, chance());
     }
     CHECK(fr_cost_get(&cost) > 400000);
-    for (uint64_t i = 0; i < 1000; i++) {
-        fr_cost_learn(&cost, 0, i);
+    for (int i = 0; i < 1000; i++) {
+        fr_cost_learn(&cost, 0, chance());
         CHECK(fr_cost_get(&cost) != FR_COST_UNKNOWN);
     }
     CHECK(fr_cost_get(&cost) < 10);
@@ -95,7 +102,7 @@ static void test_it_is_written_rarely(void)
 
 int main(int argc, char **argv)
 {
-    check_begin(argc, argv);
+    rng.x = check_begin(argc, argv).seed;
     test_the_first_counts();
     test_an_outlier_makes_none_long();
     test_it_falls();
