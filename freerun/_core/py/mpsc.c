@@ -227,8 +227,8 @@ static int push(struct fr_module *mod, struct fr_mpsc *q, PyObject *value)
 
 typedef struct {
     PyObject_HEAD
-    EndObject *sender;
-    PyObject *value; /* NULL once it was sent */
+    EndObject *sender; /* NULL: it was sent, and this is its worker's spare */
+    PyObject *value;   /* NULL once it was sent */
     struct fr_acquire acquire;
 } SendObject;
 
@@ -271,9 +271,12 @@ static PyObject *send_step(SendObject *send, struct fr_task *task)
 static bool send_at_once(SendObject *send)
 {
     EndObject *sender = send->sender;
-    struct fr_mpsc *q = queue_of(sender);
     if (!fr_is_unique((PyObject *)send) || send->acquire.state != FR_ACQUIRE_NEW || !send->value ||
-        is_closed_sender(sender) || !fr_leaf_may_spend() || fr_mpsc_try_reserve(q, 1)) {
+        is_closed_sender(sender) || !fr_leaf_may_spend()) {
+        return false;
+    }
+    struct fr_mpsc *q = queue_of(sender);
+    if (fr_mpsc_try_reserve(q, 1)) {
         return false;
     }
     if (fr_mpsc_push(q, send->value)) {
@@ -286,11 +289,23 @@ static bool send_at_once(SendObject *send)
     return true;
 }
 
+/* The message was sent, and no exception is set. */
+static void send_retire(SendObject *send)
+{
+    if (fr_spare_wanted((PyObject *)send, FR_FREE_SEND)) {
+        EndObject *sender = send->sender;
+        send->sender = NULL;
+        fr_spare_keep((PyObject *)send, FR_FREE_SEND);
+        Py_DECREF((PyObject *)sender); /* may be the last, and close the channel */
+    }
+}
+
 static PyObject *send_iternext(PyObject *op)
 {
     SendObject *send = (SendObject *)op;
     struct fr_task *task = fr_leaf_task();
     if (task && send_at_once(send)) {
+        send_retire(send);
         return NULL; /* None */
     }
     if (!task || !fr_leaf_enter(&send->acquire.stepping)) {
@@ -304,7 +319,8 @@ static PyObject *send_iternext(PyObject *op)
 static void send_let_go(PyObject *op)
 {
     SendObject *send = (SendObject *)op;
-    if (fr_leaf_try_enter(&send->acquire.stepping)) { /* else another task steps it: it stays that task's */
+    /* if another task steps it, it stays that task's */
+    if (send->sender && fr_leaf_try_enter(&send->acquire.stepping)) {
         leave_line(&send->acquire, queue_of(send->sender));
         fr_leaf_exit(&send->acquire.stepping);
     }
@@ -328,9 +344,11 @@ static void send_dealloc(PyObject *op)
     SendObject *send = (SendObject *)op;
     PyObject_GC_UnTrack(op);
     FR_TRASHCAN_BEGIN(op, send_dealloc)
-    leave_line(&send->acquire, queue_of(send->sender));
+    if (send->sender) {
+        leave_line(&send->acquire, queue_of(send->sender));
+        Py_DECREF((PyObject *)send->sender);
+    }
     Py_XDECREF(send->value);
-    Py_DECREF((PyObject *)send->sender);
     fr_dealloc(op, FR_FREE_SEND);
     FR_TRASHCAN_END
 }
@@ -357,7 +375,9 @@ static PyType_Spec send_spec = {
 static PyObject *sender_send(PyObject *op, PyObject *value)
 {
     struct fr_module *mod = module_of((EndObject *)op);
-    SendObject *send = (SendObject *)fr_alloc(type_of_kind(mod, FR_MPSC_SEND), FR_FREE_SEND);
+    PyTypeObject *type = type_of_kind(mod, FR_MPSC_SEND);
+    PyObject *spare = fr_spare_take(type, FR_FREE_SEND);
+    SendObject *send = (SendObject *)(spare ? spare : fr_alloc(type, FR_FREE_SEND));
     if (send) {
         send->sender = (EndObject *)Py_NewRef(op);
         send->value = fr_ref_to_send(value);
@@ -1205,7 +1225,7 @@ enum recv_kind { RECV, RECV_MANY, RECV_NEXT };
 
 typedef struct {
     PyObject_HEAD
-    EndObject *receiver;
+    EndObject *receiver; /* NULL: it has ended, and this is its worker's spare */
     struct fr_waiter waiter;
     uint64_t limit;
     uint8_t kind;
@@ -1260,7 +1280,8 @@ static int recv_wait(RecvObject *recv, struct fr_mpsc *q, struct fr_task *task)
     return err;
 }
 
-static PyObject *recv_step(RecvObject *recv, struct fr_task *task)
+/* The message, or NULL and *token is what to return. */
+static PyObject *recv_step(RecvObject *recv, struct fr_task *task, PyObject **token)
 {
     struct fr_mpsc *q = queue_of(recv->receiver);
     if (fr_waiter_is_linked(&recv->waiter)) {
@@ -1268,23 +1289,23 @@ static PyObject *recv_step(RecvObject *recv, struct fr_task *task)
             return NULL;
         }
         if (fr_waiter_is_linked(&recv->waiter)) {
-            return fr_leaf_park(); /* spurious, or in another's place */
+            *token = fr_leaf_park(); /* spurious, or in another's place */
+            return NULL;
         }
     }
     if (!fr_leaf_spend()) {
-        return fr_leaf_yield();
+        *token = fr_leaf_yield();
+        return NULL;
     }
     for (;;) {
         PyObject *value = take(recv, q);
-        if (value) {
-            return fr_leaf_return(value);
-        }
-        if (PyErr_Occurred()) {
-            return NULL;
+        if (value || PyErr_Occurred()) {
+            return value;
         }
         switch (recv_wait(recv, q, task)) {
         case -EAGAIN:
-            return fr_leaf_park();
+            *token = fr_leaf_park();
+            return NULL;
         case -ESHUTDOWN:
             return recv_ended(recv);
         case -EBUSY:
@@ -1295,21 +1316,48 @@ static PyObject *recv_step(RecvObject *recv, struct fr_task *task)
     }
 }
 
+/* A message was taken, so it waits nowhere, and no exception is set. */
+static void recv_retire(RecvObject *recv)
+{
+    if (fr_spare_wanted((PyObject *)recv, FR_FREE_MPSC_RECV)) {
+        EndObject *receiver = recv->receiver;
+        recv->receiver = NULL;
+        fr_spare_keep((PyObject *)recv, FR_FREE_MPSC_RECV);
+        Py_DECREF((PyObject *)receiver); /* may be the last, and drop what it has not received */
+    }
+}
+
+static bool is_fresh(EndObject *receiver)
+{
+    if (!receiver) {
+        PyErr_SetString(PyExc_RuntimeError, "this has received its message already; call recv() again");
+    }
+    return receiver;
+}
+
 static PyObject *recv_iternext(PyObject *op)
 {
     RecvObject *recv = (RecvObject *)op;
+    EndObject *receiver = recv->receiver;
     struct fr_task *task = fr_leaf_task();
-    if (!task || !enter_receiver(recv->receiver)) {
+    if (!task || !is_fresh(receiver) || !enter_receiver(receiver)) {
         return NULL;
     }
-    PyObject *token = recv_step(recv, task);
-    fr_leaf_exit(&recv->receiver->receiving);
-    return token;
+    PyObject *token = NULL, *value = recv_step(recv, task, &token);
+    fr_leaf_exit(&receiver->receiving);
+    if (!value) {
+        return token;
+    }
+    recv_retire(recv);
+    return fr_leaf_return(value);
 }
 
 static void recv_let_go(PyObject *op)
 {
-    let_go_of(queue_of(((RecvObject *)op)->receiver), &((RecvObject *)op)->waiter);
+    RecvObject *recv = (RecvObject *)op;
+    if (recv->receiver) {
+        let_go_of(queue_of(recv->receiver), &recv->waiter);
+    }
 }
 
 FR_LEAF_METHODS(recv, recv_let_go);
@@ -1327,7 +1375,7 @@ static void recv_dealloc(PyObject *op)
     PyObject_GC_UnTrack(op);
     FR_TRASHCAN_BEGIN(op, recv_dealloc)
     recv_let_go(op);
-    Py_DECREF((PyObject *)recv->receiver);
+    Py_XDECREF((PyObject *)recv->receiver);
     fr_dealloc(op, FR_FREE_MPSC_RECV);
     FR_TRASHCAN_END
 }
@@ -1351,7 +1399,9 @@ static PyType_Spec recv_spec = {
 static PyObject *recv_new(PyObject *op, enum recv_kind kind, uint64_t limit)
 {
     struct fr_module *mod = module_of((EndObject *)op);
-    RecvObject *recv = (RecvObject *)fr_alloc(type_of_kind(mod, FR_MPSC_RECV), FR_FREE_MPSC_RECV);
+    PyTypeObject *type = type_of_kind(mod, FR_MPSC_RECV);
+    PyObject *spare = fr_spare_take(type, FR_FREE_MPSC_RECV);
+    RecvObject *recv = (RecvObject *)(spare ? spare : fr_alloc(type, FR_FREE_MPSC_RECV));
     if (recv) {
         recv->receiver = (EndObject *)Py_NewRef(op);
         atomic_init(&recv->waiter.linked, false);

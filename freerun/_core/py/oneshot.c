@@ -44,7 +44,7 @@ typedef struct {
 
 typedef struct {
     PyObject_HEAD
-    EndObject *receiver;
+    EndObject *receiver; /* NULL: it has ended, and this is its worker's spare */
     struct fr_task *task;
 } RecvObject;
 
@@ -563,7 +563,8 @@ static void receiver_dealloc(PyObject *self)
 static PyObject *receiver_await(PyObject *self)
 {
     struct fr_module *mod = fr_module_of_type(Py_TYPE(self));
-    RecvObject *recv = (RecvObject *)fr_alloc(mod->recv_type, FR_FREE_RECV_LEAF);
+    PyObject *spare = fr_spare_take(mod->recv_type, FR_FREE_RECV_LEAF);
+    RecvObject *recv = (RecvObject *)(spare ? spare : fr_alloc(mod->recv_type, FR_FREE_RECV_LEAF));
     if (recv) {
         recv->receiver = (EndObject *)Py_NewRef(self);
         recv->task = NULL;
@@ -621,6 +622,17 @@ static bool register_for(RecvObject *recv, struct fr_task *task, uintptr_t *slot
     return true;
 }
 
+/* It has its value, and no exception is set. */
+static void recv_retire(RecvObject *recv)
+{
+    if (fr_spare_wanted((PyObject *)recv, FR_FREE_RECV_LEAF)) {
+        PyObject *receiver = (PyObject *)recv->receiver;
+        recv->receiver = NULL;
+        fr_spare_keep((PyObject *)recv, FR_FREE_RECV_LEAF);
+        Py_DECREF(receiver);
+    }
+}
+
 static PyObject *receive(RecvObject *recv, uintptr_t slot)
 {
     recv->task = NULL; /* whoever sent took it out: there is nothing to let go of */
@@ -628,14 +640,26 @@ static PyObject *receive(RecvObject *recv, uintptr_t slot)
         return fr_leaf_yield();
     }
     PyObject *value = take(recv->receiver->channel, &slot);
-    return value ? fr_leaf_return(value) : raise_recv_error(fr_module_of_type(Py_TYPE((PyObject *)recv)), slot);
+    if (!value) {
+        return raise_recv_error(fr_module_of_type(Py_TYPE((PyObject *)recv)), slot);
+    }
+    recv_retire(recv);
+    return fr_leaf_return(value);
+}
+
+static bool is_fresh(RecvObject *recv)
+{
+    if (!recv->receiver) {
+        PyErr_SetString(PyExc_RuntimeError, "this await has ended already; await the receiver again");
+    }
+    return recv->receiver;
 }
 
 static PyObject *recv_iternext(PyObject *self)
 {
     RecvObject *recv = (RecvObject *)self;
     struct fr_task *task = fr_leaf_task();
-    if (!task) {
+    if (!task || !is_fresh(recv)) {
         return NULL;
     }
     uintptr_t slot = look(recv->receiver->channel);
@@ -679,7 +703,7 @@ static void recv_dealloc(PyObject *self)
 {
     RecvObject *recv = (RecvObject *)self;
     recv_let_go(self);
-    Py_DECREF(recv->receiver);
+    Py_XDECREF(recv->receiver);
     fr_dealloc(self, FR_FREE_RECV_LEAF);
 }
 

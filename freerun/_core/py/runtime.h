@@ -39,6 +39,7 @@ enum fr_phase { FR_PHASE_RUNNING, FR_PHASE_CANCELLING, FR_PHASE_CLOSING, FR_PHAS
 struct fr_free_list {
     PyTypeObject *type;
     PyObject *head;
+    PyObject *spare; /* one that is alive, or NULL; see fr_spare_take() */
     uint32_t count;
 };
 

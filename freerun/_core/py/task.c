@@ -1455,7 +1455,7 @@ static PyObject *handle_repr(PyObject *self)
 
 typedef struct {
     PyObject_HEAD
-    PyObject *handle;
+    PyObject *handle; /* NULL: it has ended, and this is its worker's spare */
     struct fr_waiter waiter;
     bool linked_once;
     _Atomic bool stepping;
@@ -1464,7 +1464,8 @@ typedef struct {
 static PyObject *handle_await(PyObject *self)
 {
     struct fr_module *mod = fr_module_of_type(Py_TYPE(self));
-    JoinObject *join = (JoinObject *)fr_alloc(mod->join_type, FR_FREE_JOIN);
+    PyObject *spare = fr_spare_take(mod->join_type, FR_FREE_JOIN);
+    JoinObject *join = (JoinObject *)(spare ? spare : fr_alloc(mod->join_type, FR_FREE_JOIN));
     if (join) {
         join->handle = Py_NewRef(self);
         join->waiter = (struct fr_waiter){.task = NULL};
@@ -1474,6 +1475,27 @@ static PyObject *handle_await(PyObject *self)
     return (PyObject *)join;
 }
 
+static void join_let_go(PyObject *self)
+{
+    JoinObject *join = (JoinObject *)self;
+    if (join->linked_once) {
+        join->linked_once = false;
+        fr_task_unlink(((HandleObject *)join->handle)->task, &join->waiter);
+    }
+}
+
+/* It has its result, and no exception is set. */
+static void join_retire(JoinObject *join)
+{
+    if (fr_spare_wanted((PyObject *)join, FR_FREE_JOIN)) {
+        join_let_go((PyObject *)join);
+        PyObject *handle = join->handle;
+        join->handle = NULL;
+        fr_spare_keep((PyObject *)join, FR_FREE_JOIN);
+        Py_DECREF(handle);
+    }
+}
+
 static PyObject *join_finish(JoinObject *join, struct fr_task *task)
 {
     if (!fr_leaf_spend()) {
@@ -1481,11 +1503,19 @@ static PyObject *join_finish(JoinObject *join, struct fr_task *task)
     }
     struct fr_module *mod = fr_module_of_type(Py_TYPE((PyObject *)join));
     PyObject *result = fr_task_take_result(mod, task);
-    return result ? fr_leaf_return(result) : NULL;
+    if (!result) {
+        return NULL;
+    }
+    join_retire(join);
+    return fr_leaf_return(result);
 }
 
 static PyObject *join_step(JoinObject *join, struct fr_task *me)
 {
+    if (!join->handle) {
+        PyErr_SetString(PyExc_RuntimeError, "this await has ended already; await the handle again");
+        return NULL;
+    }
     struct fr_task *task = ((HandleObject *)join->handle)->task;
     if (fr_state_load(&task->state) & FR_COMPLETE) {
         return join_finish(join, task);
@@ -1523,22 +1553,13 @@ static PyObject *join_iternext(PyObject *self)
     return token;
 }
 
-static void join_let_go(PyObject *self)
-{
-    JoinObject *join = (JoinObject *)self;
-    if (join->linked_once) {
-        join->linked_once = false;
-        fr_task_unlink(((HandleObject *)join->handle)->task, &join->waiter);
-    }
-}
-
 FR_LEAF_METHODS(join, join_let_go);
 
 static void join_dealloc(PyObject *self)
 {
     JoinObject *join = (JoinObject *)self;
     join_let_go(self);
-    Py_DECREF(join->handle);
+    Py_XDECREF(join->handle);
     fr_dealloc(self, FR_FREE_JOIN);
 }
 

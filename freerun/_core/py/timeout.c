@@ -95,6 +95,9 @@ static void raise_timeout(TimedObject *self)
 static PySendResult ended(TimedObject *self, PySendResult sent)
 {
     finish(self);
+    if (fr_spare_wanted((PyObject *)self, FR_FREE_TIMED)) {
+        fr_spare_keep((PyObject *)self, FR_FREE_TIMED);
+    }
     if (sent == PYGEN_ERROR && self->expired && PyErr_ExceptionMatches(module_of(self)->exc_cancelled)) {
         raise_timeout(self);
     }
@@ -407,8 +410,9 @@ static PyType_Spec timed_spec = {
 /* Steals `inner`. With FR_LIMIT_INSTANT: until when_ns. */
 static PyObject *timed_new(struct fr_module *mod, double seconds, uint64_t when_ns, PyObject *inner)
 {
-    TimedObject *self = (TimedObject *)fr_alloc_gc(mod->timed_type, FR_FREE_TIMED);
-    if (!self) {
+    TimedObject *self = (TimedObject *)fr_spare_take(mod->timed_type, FR_FREE_TIMED);
+    bool tracked = self != NULL;
+    if (!self && !(self = (TimedObject *)fr_alloc_gc(mod->timed_type, FR_FREE_TIMED))) {
         Py_DECREF(inner);
         return NULL;
     }
@@ -420,7 +424,9 @@ static PyObject *timed_new(struct fr_module *mod, double seconds, uint64_t when_
     self->fixed = seconds < 0;
     self->started = self->claimed = self->expired = self->released = self->grace = false;
     self->from_outside = false;
-    PyObject_GC_Track(self);
+    if (!tracked) {
+        PyObject_GC_Track(self);
+    }
     return (PyObject *)self;
 }
 

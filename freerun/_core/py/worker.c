@@ -951,6 +951,7 @@ static void free_list_clear(struct fr_free_list *list)
 void fr_worker_clear(struct fr_worker *worker)
 {
     for (int kind = 0; kind < FR_FREE_KINDS; kind++) {
+        Py_CLEAR(worker->free[kind].spare);
         free_list_clear(&worker->free[kind]);
     }
     while (worker->free_tasks) {
