@@ -1,4 +1,4 @@
-"""A leaf that has ended is its worker's spare, and the next of its kind. It has let go of what it was given: `leaf.h`."""
+"""A leaf that has ended is its worker's spare, and the next of its kind; it holds nothing any more. See `leaf.h`."""
 
 from __future__ import annotations
 
