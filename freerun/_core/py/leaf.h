@@ -273,13 +273,14 @@ static inline PyObject *fr_recycle(PyTypeObject *type, enum fr_free_kind kind)
 /* ---- spares ----
  *
  * A leaf is made for one await. To free it and to make the next one, over a free list, costs some 20 ns. So a leaf that has
- * ended, and that nobody but its awaiter has, becomes its worker's spare: it lets go of what it holds, and gets a
- * reference more, which is what is left of it in a moment. The next of its kind is that object again.
+ * ended with a value, and that nobody but its awaiter has, becomes its worker's spare: it lets go of what it holds, and gets
+ * a reference more, which is what is left of it in a moment. The next of its kind is that object again.
  *
- * A spare is alive, so gc.get_objects() shows it. Who got hold of it there has it for good: it is taken only if it is
- * unique. What it then does, step, throw() and close(), must be what a leaf does that has ended. */
+ * A spare is alive, so the collector shows it to whoever asks for its objects. Who got hold of it there has it for good: it
+ * is taken only if it is unique. What it then does, step, throw() and close(), must be what a leaf does that has ended. */
 
-/* May `op` become a spare? Asked at its end, by whoever steps it: the only reference is then the awaiter's. */
+/* May `op` become a spare? Asked at its end, by whoever steps it: the only reference that is counted is then the awaiter's.
+ * Or, on 3.14, that of the variable in `next(variable)`, which is borrowed for the call: that leaf has ended, too. */
 static inline bool fr_spare_wanted(PyObject *op, enum fr_free_kind kind)
 {
     struct fr_worker *worker = fr_thread.worker;

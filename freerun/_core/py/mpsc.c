@@ -227,7 +227,7 @@ static int push(struct fr_module *mod, struct fr_mpsc *q, PyObject *value)
 
 typedef struct {
     PyObject_HEAD
-    EndObject *sender; /* NULL: it was sent, and this is its worker's spare */
+    EndObject *sender; /* NULL: the message was sent, and the leaf let go of it */
     PyObject *value;   /* NULL once it was sent */
     struct fr_acquire acquire;
 } SendObject;
@@ -311,8 +311,12 @@ static PyObject *send_iternext(PyObject *op)
     if (!task || !fr_leaf_enter(&send->acquire.stepping)) {
         return NULL;
     }
+    bool had_value = send->value;
     PyObject *token = send_step(send, task);
     fr_leaf_exit(&send->acquire.stepping);
+    if (had_value && !send->value) {
+        send_retire(send);
+    }
     return token;
 }
 
@@ -1225,7 +1229,7 @@ enum recv_kind { RECV, RECV_MANY, RECV_NEXT };
 
 typedef struct {
     PyObject_HEAD
-    EndObject *receiver; /* NULL: it has ended, and this is its worker's spare */
+    EndObject *receiver; /* NULL: it has ended, and let go of it */
     struct fr_waiter waiter;
     uint64_t limit;
     uint8_t kind;

@@ -44,7 +44,7 @@ typedef struct {
 
 typedef struct {
     PyObject_HEAD
-    EndObject *receiver; /* NULL: it has ended, and this is its worker's spare */
+    EndObject *receiver; /* NULL: it has ended, and let go of it */
     struct fr_task *task;
 } RecvObject;
 

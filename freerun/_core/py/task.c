@@ -1455,7 +1455,7 @@ static PyObject *handle_repr(PyObject *self)
 
 typedef struct {
     PyObject_HEAD
-    PyObject *handle; /* NULL: it has ended, and this is its worker's spare */
+    PyObject *handle; /* NULL: it has ended, and let go of it */
     struct fr_waiter waiter;
     bool linked_once;
     _Atomic bool stepping;

@@ -533,7 +533,7 @@ static bool poll_timed(struct fr_worker *worker, struct fr_task *task, uint64_t 
     bool has_core = poll_one(worker, task);
     *now = fr_clock_ticks();
     if (site && has_core && has_others(worker->rt)) {
-        uint32_t chance = (uint32_t)*now * UINT32_C(0x9E3779B9); /* no two turns end at the same time */
+        uint32_t chance = (uint32_t)*now * UINT32_C(0x9E3779B9); /* the clock follows no pattern of theirs */
         fr_cost_learn(&site->cost, to_ns(worker, *now - began), chance);
     }
     return has_core;
