@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -147,6 +148,36 @@ def test_ready_awaitables_spend_the_budget(rt: freerun.Runtime, flavor: Flavor, 
         for hog in hogs:
             with pytest.raises(freerun.JoinError):
                 await hog
+
+    rt.block_on(main)
+
+
+@pytest.mark.parametrize("greedy_by", [freerun.task.consume_budget, lambda: freerun.time.sleep(0)])
+def test_turns_that_become_long_give_way(rt: freerun.Runtime, greedy_by: Callable[[], Any]) -> None:
+    """While turns are short a worker does not look at its clock in each. One that then takes long between ready awaits
+    still gives way after a few of them, not after 128."""
+    order: list[str] = []
+
+    async def hog() -> None:
+        for _ in range(60):
+            await greedy_by()
+            end = time.monotonic() + 0.004
+            while time.monotonic() < end:
+                pass
+            order.append("hog")
+
+    async def other() -> None:
+        order.append("other")
+
+    async def main() -> None:
+        for _ in range(3):
+            order.clear()
+            for _ in range(500):
+                await freerun.yield_now()
+            both = [freerun.spawn(hog), freerun.spawn(other)]
+            for handle in both:
+                await handle
+            assert order.index("other") < 15, order
 
     rt.block_on(main)
 

@@ -90,6 +90,43 @@ PyObject *fr_leaf_self(PyObject *self)
     return Py_NewRef(self);
 }
 
+/* The turn's millisecond begins now: it was not timed so far. */
+static void time_turn(uint64_t now)
+{
+    struct fr_worker *worker = fr_thread.worker; /* NULL: given away in this poll, and there is nothing to share */
+    fr_thread.looked = now;
+    fr_thread.turn_ends = now + (worker ? worker->ticks_per_ms : 0);
+}
+
+bool fr_leaf_is_spent(void)
+{
+    if (fr_thread.budget == 0) {
+        return true;
+    }
+    uint64_t now = fr_clock_ticks();
+    if (!fr_thread.turn_ends) {
+        time_turn(now);
+    }
+    return (int64_t)(now - fr_thread.turn_ends) > 0;
+}
+
+bool fr_leaf_look_at_clock(void)
+{
+    uint64_t now = fr_clock_ticks();
+    if (!fr_thread.turn_ends) {
+        time_turn(now);
+    }
+    int64_t left = (int64_t)(fr_thread.turn_ends - now);
+    if (left < 0) {
+        return true;
+    }
+    bool fast = (int64_t)(now - fr_thread.looked) < left / 8; /* twice as many take twice as long */
+    fr_thread.stride = !fast ? 1 : fr_thread.stride < FR_STRIDE_MAX ? fr_thread.stride * 2 : FR_STRIDE_MAX;
+    fr_thread.looked = now;
+    fr_thread.look_at = fr_thread.budget > fr_thread.stride ? fr_thread.budget - fr_thread.stride : 0;
+    return false;
+}
+
 /* Counting references to it costs no atomic. */
 static bool is_of_this_thread(PyObject *object)
 {

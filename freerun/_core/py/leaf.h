@@ -38,29 +38,14 @@ static inline PyObject *fr_leaf_yield(void)
 /* Budget is spent by leaves that were ready at once. False: yield instead, so that one task cannot starve others. It
  * counts time as well: a connection whose next request is always there already, and takes milliseconds, would keep its
  * worker for 128 requests. */
-static inline bool fr_leaf_is_spent(void)
-{
-    return fr_thread.budget == 0 || (int64_t)(fr_clock_ticks() - fr_thread.turn_ends) > 0;
-}
+bool fr_leaf_is_spent(void);
 
 /* The same for a leaf that spends of it. Reading the clock may cost a fifth of a ready await (on a virtual machine, 17 ns of
  * 80): the first leaf of a turn does, and while leaves come so fast that twice as many would not use up a quarter of what is
  * left, only every second, fourth, ... FR_STRIDE_MAX-th. */
 #define FR_STRIDE_MAX 16
 
-static inline bool fr_leaf_look_at_clock(void)
-{
-    uint64_t now = fr_clock_ticks();
-    int64_t left = (int64_t)(fr_thread.turn_ends - now);
-    if (left < 0) {
-        return true;
-    }
-    bool fast = (int64_t)(now - fr_thread.looked) < left / 8; /* twice as many take twice as long */
-    fr_thread.stride = !fast ? 1 : fr_thread.stride < FR_STRIDE_MAX ? fr_thread.stride * 2 : FR_STRIDE_MAX;
-    fr_thread.looked = now;
-    fr_thread.look_at = fr_thread.budget > fr_thread.stride ? fr_thread.budget - fr_thread.stride : 0;
-    return false;
-}
+bool fr_leaf_look_at_clock(void); /* true: the turn's time is over */
 
 static inline bool fr_leaf_may_spend(void)
 {
@@ -73,6 +58,18 @@ static inline void fr_leaf_begin_turn(uint64_t now, uint64_t ends)
     fr_thread.budget = fr_thread.look_at = FR_BUDGET;
     fr_thread.looked = now;
     fr_thread.turn_ends = ends;
+    fr_thread.stride = 1;
+}
+
+/* The same for a turn that will be over in a moment, going by those before it. Should it not, the clock is looked at after
+ * some leaves, and its millisecond begins then. */
+#define FR_LEAVES_UNTIMED 4
+
+static inline void fr_leaf_begin_untimed_turn(void)
+{
+    fr_thread.budget = FR_BUDGET;
+    fr_thread.look_at = FR_BUDGET - FR_LEAVES_UNTIMED;
+    fr_thread.turn_ends = 0;
     fr_thread.stride = 1;
 }
 

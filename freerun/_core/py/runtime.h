@@ -67,6 +67,8 @@ struct fr_worker {
     bool in_driver; /* inside a turn: pushes neither notify nor use the LIFO slot */
     uint64_t rng;
     uint64_t turn_at_ticks; /* when the driver is due by time */
+    uint32_t stride, unlooked; /* the clock is read in one turn of so many; turns till then. See is_timed() in worker.c */
+    bool behind;               /* turns went by since it was read */
     uint64_t last_turn_ticks;
     uint64_t last_turn_ns;
     uint64_t ticks_per_ms;
@@ -89,6 +91,7 @@ struct fr_worker {
     _Atomic uint64_t thread_ident;
     struct fr_cost cost; /* of what is queued here; the owner writes */
     _Atomic bool stuck;  /* the watch writes: this worker is stuck in one poll, its LIFO slot may be stolen */
+    _Atomic bool look;   /* the watch sets it with every tick: read the clock. The owner clears */
     _Atomic uint64_t parks, steals, steal_tries, overflows, lifo_hits, turns;
 };
 

@@ -8,7 +8,8 @@
  *            spare   that task, while the reference that came with its poll is not taken, see fr_leaf_ref(). NULL: it is, or
  *                    this poll came without
  *            budget  what is left of the cooperative budget of this turn
- *            turn_ends  cycle count at which the turn has lasted a millisecond and the budget counts as spent
+ *            turn_ends  cycle count at which the turn has lasted a millisecond and the budget counts as spent; 0: it is not
+ *                    timed yet, see fr_leaf_begin_untimed_turn()
  *            look_at, looked, stride  the clock is read next when the budget is down to look_at; when it was read last, and
  *                    how many leaves apart, see fr_leaf_may_spend()
  *            wait    how the leaves of this step asked to wait, FR_WAIT_*; cleared before every step. Several of them, where

@@ -238,6 +238,7 @@ static void look_at_workers(struct fr_runtime *rt, struct seen *seen, PyThreadSt
         uint64_t stuck = same ? stuck_ns(worker, &seen[i], now) : 0;
         long_stuck += i < rt->nworkers && stuck >= STUCK_NS;
         work += has_work(worker);
+        atomic_store_explicit(&worker->look, true, memory_order_relaxed); /* see is_timed() in worker.c */
         /* relaxed: a hint for thieves, see steal_lifo() */
         atomic_store_explicit(&worker->stuck, stuck > 0, memory_order_relaxed);
         if (stuck && (has_work(worker) || !fr_inject_is_empty(&rt->inject))) { /* its ring's overflow is there */

@@ -21,6 +21,7 @@
 #include "rt/slice.h"
 #include "runtime.h"
 
+enum { STRIDE_MAX = 16, SHORT_TURN = 64 };
 enum { MAX_LIFO_POLLS = 3, PULL_MAX = FR_QUEUE_CAP / 2, GLOBAL_INTERVAL_DEFAULT = 61 };
 /* Of a coroutine with a few variables and of a sleep, on a free-threaded build: what to prefetch of them. */
 #define COROUTINE_BYTES 224
@@ -539,16 +540,59 @@ static bool poll_timed(struct fr_worker *worker, struct fr_task *task, uint64_t 
     return has_core;
 }
 
+/* Nobody needs to know what it costs: alone, or it is so little that it does not matter where it is polled. */
+static bool costs_nothing(struct fr_worker *worker, const struct fr_task *task)
+{
+    uint32_t cost = !has_others(worker->rt) ? 1 : task->site ? fr_cost_get(&task->site->cost) : FR_COST_UNKNOWN;
+    return cost != FR_COST_UNKNOWN && cost <= FR_COST_MOVE_NS;
+}
+
+/* Whether to read the clock in this turn. To read it costs a tenth of a short poll (17 ns on a virtual machine). While turns
+ * take no more than a SHORT_TURNth of a millisecond, only every second, fourth, up to every STRIDE_MAXth does. Should the
+ * turns between turn long all at once, the watch says so with its next tick, after 2 ms or, while it drives, 5. */
+static bool is_timed(struct fr_worker *worker, const struct fr_task *task)
+{
+    if (worker->unlooked && costs_nothing(worker, task) && worker->rt->has_watch &&
+        !atomic_load_explicit(&worker->look, memory_order_relaxed)) { /* a hint */
+        worker->unlooked--;
+        return false;
+    }
+    return true;
+}
+
+static void begin_turn(struct fr_worker *worker, bool timed, uint64_t *now)
+{
+    if (!timed) {
+        worker->behind = true;
+        fr_leaf_begin_untimed_turn();
+        return;
+    }
+    if (worker->behind) {
+        *now = fr_clock_ticks();
+        worker->behind = false;
+    }
+    fr_leaf_begin_turn(*now, *now + worker->ticks_per_ms);
+}
+
+static void end_timed_turn(struct fr_worker *worker, uint64_t took)
+{
+    bool is_short = took < worker->ticks_per_ms / SHORT_TURN;
+    worker->stride = !is_short ? 1 : worker->stride < STRIDE_MAX ? worker->stride * 2 : STRIDE_MAX;
+    worker->unlooked = worker->stride - 1;
+    atomic_store_explicit(&worker->look, false, memory_order_relaxed); /* a hint */
+}
+
 /* Runs a task, then what it put into the LIFO slot, within one budget and at most MAX_LIFO_POLLS times. What comes from that
  * slot is not timed by itself: it was in nobody's queue. */
 bool fr_worker_run_task(struct fr_worker *worker, struct fr_task *task, uint64_t *now)
 {
-    uint64_t began = *now;
+    bool timed = is_timed(worker, task);
     leave_search(worker);
-    fr_leaf_begin_turn(began, began + worker->ticks_per_ms);
+    begin_turn(worker, timed, now);
+    uint64_t began = *now;
     fr_thread.descends = true;
     uint32_t lifo_polls = 0;
-    if (!poll_timed(worker, task, now)) {
+    if (!(timed ? poll_timed(worker, task, now) : poll_one(worker, task))) {
         return false;
     }
     while ((task = lifo_take(worker))) {
@@ -567,8 +611,11 @@ bool fr_worker_run_task(struct fr_worker *worker, struct fr_task *task, uint64_t
         }
     }
     worker->lifo_enabled = worker->rt->lifo_slot;
-    if (lifo_polls) {
-        *now = fr_clock_ticks();
+    if (timed) {
+        if (lifo_polls) {
+            *now = fr_clock_ticks();
+        }
+        end_timed_turn(worker, *now - began);
     }
     notify_of_backlog(worker, 1); /* what was short may be known as long by now */
     return true;
@@ -906,6 +953,7 @@ void fr_worker_init(struct fr_worker *worker, struct fr_runtime *rt, uint32_t in
     worker->rt = rt;
     worker->index = index;
     worker->lifo_enabled = rt->lifo_slot;
+    worker->stride = 1;
     worker->until_turn = rt->event_interval;
     worker->until_inject = rt->global_interval;
     atomic_init(&worker->spin.score, FR_SPIN_WORTH); /* a pool thread that is awake has been right already */
