@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable
 
 import pytest
-from support import PATIENCE, STRICT, only
+from support import PATIENCE, STRICT, only, until
 
 import freerun
 
@@ -146,3 +146,44 @@ def test_a_long_poll_is_forgotten_whatever_the_order_of_polls(rt: freerun.Runtim
 
     counts = rt.block_on(parent)
     assert statistics.median(counts) < 20, counts  # of some 500 turns each
+
+
+@only(*SEVERAL)
+def test_a_kind_that_turns_long_is_noticed_whatever_the_order_of_polls(rt: freerun.Runtime) -> None:
+    """Tasks take turns in a fixed order, one in sixteen turns long: soon another worker runs such, too. Not each
+    turn is timed, and those that are must not be of the other kind only."""
+    is_long, over = threading.Event(), threading.Event()
+    threads: list[int] = []
+
+    async def stays_short() -> None:
+        while not over.is_set():
+            await freerun.yield_now()
+
+    async def turns_long() -> None:
+        while not over.is_set():
+            if is_long.is_set():
+                threads.append(threading.get_ident())
+                end = time.perf_counter() + 0.0004
+                while time.perf_counter() < end:
+                    pass
+            await freerun.yield_now()
+
+    async def main() -> list[int]:
+        counts = []
+        for _ in range(15):
+            is_long.clear()
+            over.clear()
+            threads.clear()
+            handles = [freerun.spawn(each) for _ in range(4) for each in (turns_long, *[stays_short] * 15)]
+            await freerun.time.sleep(0.02)
+            is_long.set()
+            await freerun.time.sleep(0.05)
+            await until(lambda: len(set(threads)) > 1)
+            over.set()
+            for handle in handles:
+                await handle
+            counts.append(next(at for at, thread in enumerate(threads) if thread != threads[0]))
+        return counts
+
+    counts = rt.block_on(main)
+    assert sorted(counts)[-2] < 100, counts  # long polls on one worker; it takes a dozen at the most

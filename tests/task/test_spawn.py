@@ -234,6 +234,14 @@ def test_after_shutdown(flavor: Any) -> None:
 
 
 @every_flavor
+@pytest.mark.parametrize("function", [freerun.yield_now, freerun.task.consume_budget])
+async def test_an_awaitable_that_all_share(function: Any) -> None:
+    """What these return is one object without a state of its own: any number of tasks may await it at once."""
+    handles = [freerun.spawn(each) for each in [function] * 10 + [function() for _ in range(10)]]
+    assert [await handle for handle in handles] == [None] * 20
+
+
+@every_flavor
 async def test_spawned_twice() -> None:
     async def waits() -> int:
         await freerun.time.sleep(0.005)

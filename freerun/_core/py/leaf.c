@@ -115,6 +115,8 @@ bool fr_leaf_look_at_clock(void)
     uint64_t now = fr_clock_ticks();
     if (!fr_thread.turn_ends) {
         time_turn(now);
+        fr_thread.look_at = fr_thread.budget - 1; /* how fast leaves come is not known yet */
+        return false;
     }
     int64_t left = (int64_t)(fr_thread.turn_ends - now);
     if (left < 0) {

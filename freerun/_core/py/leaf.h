@@ -41,7 +41,7 @@ static inline PyObject *fr_leaf_yield(void)
 bool fr_leaf_is_spent(void);
 
 /* The same for a leaf that spends of it. Reading the clock may cost a fifth of a ready await (on a virtual machine, 17 ns of
- * 80): the first leaf of a turn does, and while leaves come so fast that twice as many would not use up a quarter of what is
+ * 80): the first leaf of a turn that is timed does, and while leaves come so fast that twice as many would not use up a quarter of what is
  * left, only every second, fourth, ... FR_STRIDE_MAX-th. */
 #define FR_STRIDE_MAX 16
 
@@ -62,8 +62,8 @@ static inline void fr_leaf_begin_turn(uint64_t now, uint64_t ends)
 }
 
 /* The same for a turn that will be over in a moment, going by those before it. Should it not, the clock is looked at after
- * some leaves, and its millisecond begins then. */
-#define FR_LEAVES_UNTIMED 4
+ * FR_LEAVES_UNTIMED leaves, and its millisecond begins then. */
+#define FR_LEAVES_UNTIMED 3
 
 static inline void fr_leaf_begin_untimed_turn(void)
 {

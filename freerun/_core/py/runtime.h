@@ -67,9 +67,10 @@ struct fr_worker {
     bool in_driver; /* inside a turn: pushes neither notify nor use the LIFO slot */
     uint64_t rng;
     uint64_t turn_at_ticks; /* when the driver is due by time */
-    uint32_t stride,
-        unlooked; /* the clock is read in one turn of so many; turns till then. See is_timed() in worker.c */
-    bool behind;  /* turns went by since it was read */
+    uint32_t stride;        /* the clock is read in one turn of so many, see is_timed() in worker.c */
+    uint32_t unlooked;      /* turns till then */
+    uint32_t short_turns;   /* in a row */
+    bool behind;            /* turns went by since the clock was read */
     uint64_t last_turn_ticks;
     uint64_t last_turn_ns;
     uint64_t ticks_per_ms;

@@ -913,7 +913,7 @@ PySendResult fr_refuse_foreign(struct fr_module *mod, PyObject *coro, PyObject *
  * for `task->coro`, which the caller sets to `coro` next. */
 static bool claim_if_shared(struct fr_task *task, PyObject *coro)
 {
-    if (Py_REFCNT(coro) > 1 && !task->claimed) {
+    if (Py_REFCNT(coro) > 1 && !task->claimed && !fr_inner_is_stateless(task->rt->mod, coro)) {
         if (fr_claim(coro)) {
             Py_DECREF(coro);
             return false;

@@ -347,10 +347,11 @@ int fr_watch_start(struct fr_runtime *rt)
         return -ENOMEM;
     }
     atomic_store_explicit(&rt->driver.last_turn_ns, fr_clock_ns(), memory_order_relaxed); /* nobody reads it yet */
+    rt->has_watch = true; /* before any thread can look */
     int err = fr_thread_spawn(rt, "driver", 0, watch_main, seen);
     if (err) {
+        rt->has_watch = false;
         free(seen);
     }
-    rt->has_watch = !err;
     return err;
 }

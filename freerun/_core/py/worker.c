@@ -21,7 +21,7 @@
 #include "rt/slice.h"
 #include "runtime.h"
 
-enum { STRIDE_MAX = 16, SHORT_TURN = 64 };
+enum { STRIDE_MAX = 16, SHORT_TURN = 64, SHORT_ENOUGH = 32 };
 enum { MAX_LIFO_POLLS = 3, PULL_MAX = FR_QUEUE_CAP / 2, GLOBAL_INTERVAL_DEFAULT = 61 };
 /* Of a coroutine with a few variables and of a sleep, on a free-threaded build: what to prefetch of them. */
 #define COROUTINE_BYTES 224
@@ -547,17 +547,25 @@ static bool costs_nothing(struct fr_worker *worker, const struct fr_task *task)
     return cost != FR_COST_UNKNOWN && cost <= FR_COST_MOVE_NS;
 }
 
-/* Whether to read the clock in this turn. To read it costs a tenth of a short poll (17 ns on a virtual machine). While turns
- * take no more than a SHORT_TURNth of a millisecond, only every second, fourth, up to every STRIDE_MAXth does. Should the
- * turns between turn long all at once, the watch says so with its next tick, after 2 ms or, while it drives, 5. */
+/* Whether to read the clock in this turn. To read it costs a tenth of a short poll (17 ns on a virtual machine). Once
+ * SHORT_ENOUGH turns in a row were short, less than a SHORT_TURNth of a millisecond, only every second, fourth, up to every
+ * STRIDE_MAXth is timed, on average: at random, as tasks may come in a fixed order, of which the same one would be timed
+ * always. Should a turn between take long after all, the watch notices with its next tick, after 2 ms or, while it drives, 5;
+ * then the clock is read when that turn ends, and in every turn after it. */
 static bool is_timed(struct fr_worker *worker, const struct fr_task *task)
 {
-    if (worker->unlooked && costs_nothing(worker, task) && worker->rt->has_watch &&
-        !atomic_load_explicit(&worker->look, memory_order_relaxed)) { /* a hint */
+    if (worker->unlooked && costs_nothing(worker, task) && worker->rt->has_watch) {
         worker->unlooked--;
         return false;
     }
     return true;
+}
+
+static void read_clock(struct fr_worker *worker, uint64_t *now)
+{
+    *now = fr_clock_ticks();
+    worker->behind = false;
+    atomic_store_explicit(&worker->look, false, memory_order_relaxed); /* a hint */
 }
 
 static void begin_turn(struct fr_worker *worker, bool timed, uint64_t *now)
@@ -568,18 +576,35 @@ static void begin_turn(struct fr_worker *worker, bool timed, uint64_t *now)
         return;
     }
     if (worker->behind) {
-        *now = fr_clock_ticks();
-        worker->behind = false;
+        read_clock(worker, now);
     }
     fr_leaf_begin_turn(*now, *now + worker->ticks_per_ms);
 }
 
+static void time_every_turn(struct fr_worker *worker)
+{
+    worker->stride = 1;
+    worker->unlooked = worker->short_turns = 0;
+}
+
 static void end_timed_turn(struct fr_worker *worker, uint64_t took)
 {
-    bool is_short = took < worker->ticks_per_ms / SHORT_TURN;
-    worker->stride = !is_short ? 1 : worker->stride < STRIDE_MAX ? worker->stride * 2 : STRIDE_MAX;
-    worker->unlooked = worker->stride - 1;
-    atomic_store_explicit(&worker->look, false, memory_order_relaxed); /* a hint */
+    if (took >= worker->ticks_per_ms / SHORT_TURN) {
+        time_every_turn(worker);
+    } else if (worker->short_turns < SHORT_ENOUGH) {
+        worker->short_turns++;
+    } else {
+        worker->stride = worker->stride < STRIDE_MAX ? worker->stride * 2 : STRIDE_MAX;
+        worker->unlooked = fr_random(worker) % (2 * worker->stride - 1);
+    }
+}
+
+static void end_untimed_turn(struct fr_worker *worker, uint64_t *now)
+{
+    if (atomic_load_explicit(&worker->look, memory_order_relaxed)) { /* a hint */
+        read_clock(worker, now);
+        time_every_turn(worker);
+    }
 }
 
 /* Runs a task, then what it put into the LIFO slot, within one budget and at most MAX_LIFO_POLLS times. What comes from that
@@ -600,8 +625,9 @@ bool fr_worker_run_task(struct fr_worker *worker, struct fr_task *task, uint64_t
             push_and_notify(worker, task, 2);
             break;
         }
-        fr_thread.budget--;         /* or the clock would not be looked at again before the next leaf */
-        fr_thread.descends = false; /* this one shares the turn */
+        fr_thread.budget--;                        /* or the clock would not be looked at again before the next leaf */
+        fr_thread.look_at -= !fr_thread.turn_ends; /* so few of them need no look */
+        fr_thread.descends = false;                /* this one shares the turn */
         count(&worker->lifo_hits, 1);
         if (++lifo_polls >= MAX_LIFO_POLLS) {
             worker->lifo_enabled = false;
@@ -616,6 +642,8 @@ bool fr_worker_run_task(struct fr_worker *worker, struct fr_task *task, uint64_t
             *now = fr_clock_ticks();
         }
         end_timed_turn(worker, *now - began);
+    } else {
+        end_untimed_turn(worker, now);
     }
     notify_of_backlog(worker, 1); /* what was short may be known as long by now */
     return true;

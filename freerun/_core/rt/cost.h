@@ -20,6 +20,8 @@
  *                 backlog again after every turn. Should it be in a poll that is longer than all before, the watch
  *                 (watch.c) finds it stuck there, within two ticks of its own; then everything that is queued
  *                 with it, or has overflowed into the injector, is a backlog. What other threads put there wakes always.
+ *                 A kind is learned from the turns that are timed; those that go untimed are picked at random (is_timed() in
+ *                 worker.c), so that no order of polls can hide one.
  *             C2  It is written rarely where nothing changes, since several workers poll tasks of the same place: not for
  *                 what differs by less than a factor of two, and downwards with one poll in FR_COST_SAMPLE.
  * LOCKS       none.
