@@ -13,8 +13,20 @@ from support import PATIENCE, STRICT, only, until
 import freerun
 
 SHORT = 2000
+MANY = 20_000
 SEVERAL = [each for each in STRICT if each.workers > 1]
 """Without a stand-in, which would run what waits, too."""
+
+
+def total(rt: freerun.Runtime, what: str) -> int:
+    """Of all workers, by the metric's name."""
+    return sum(getattr(worker, what) for worker in rt.metrics().workers)
+
+
+async def polls(rt: freerun.Runtime, times: int) -> None:
+    """Until so many more have been."""
+    end = total(rt, "polls") + times
+    await until(lambda: total(rt, "polls") >= end)
 
 
 def nothing() -> None:
@@ -96,17 +108,14 @@ def test_short_ones_are_not_stolen(rt: freerun.Runtime) -> None:
     """A few tasks of a microsecond, over and over: hardly ever is one moved. A machine with other things to do makes a
     short poll long now and then, as the runtime sees it; hence the median."""
 
-    def stolen() -> int:
-        return sum(worker.steals for worker in rt.metrics().workers)
-
     async def main() -> list[int]:
         counts = []
         for _ in range(20):
-            before = stolen()
+            before = total(rt, "steals")
             for _ in range(100):
                 for handle in [freerun.spawn(yields, 20) for _ in range(4)]:
                     await handle
-            counts.append(stolen() - before)
+            counts.append(total(rt, "steals") - before)
         return counts
 
     counts = rt.block_on(main)
@@ -118,9 +127,6 @@ def test_short_ones_are_not_stolen(rt: freerun.Runtime) -> None:
 def test_a_long_poll_is_forgotten_whatever_the_order_of_polls(rt: freerun.Runtime, phase: int) -> None:
     """Two tasks take turns, so every turn of their worker is like the one before; the first poll of one was long."""
     rounds = 4000
-
-    def searches() -> int:
-        return sum(worker.steal_attempts for worker in rt.metrics().workers)
 
     async def child(ping: freerun.sync.oneshot.Sender[int], pong: freerun.sync.oneshot.Receiver[int]) -> int:
         ping.send(1)
@@ -134,14 +140,14 @@ def test_a_long_poll_is_forgotten_whatever_the_order_of_polls(rt: freerun.Runtim
             pass
         counts = []
         for _ in range(8):
-            before = searches()
+            before = total(rt, "steal_attempts")
             for _ in range(rounds // 8):
                 ping, pinged = freerun.sync.oneshot.channel()
                 ponged, pong = freerun.sync.oneshot.channel()
                 handle = freerun.spawn(child, ping, pong)
                 ponged.send(await pinged)
                 await handle
-            counts.append(searches() - before)
+            counts.append(total(rt, "steal_attempts") - before)
         return counts
 
     counts = rt.block_on(parent)
@@ -175,9 +181,9 @@ def test_a_kind_that_turns_long_is_noticed_whatever_the_order_of_polls(rt: freer
             over.clear()
             threads.clear()
             handles = [freerun.spawn(each) for _ in range(4) for each in (turns_long, *[stays_short] * 15)]
-            await freerun.time.sleep(0.02)
+            await polls(rt, MANY)
             is_long.set()
-            await freerun.time.sleep(0.05)
+            await freerun.time.sleep(0.05)  # looking more often would change the order in which they come
             await until(lambda: len(set(threads)) > 1)
             over.set()
             for handle in handles:

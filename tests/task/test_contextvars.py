@@ -7,7 +7,7 @@ import threading
 from typing import Any
 
 import pytest
-from support import CURRENT, MULTI, Flavor, every_flavor, only
+from support import CURRENT, MULTI, Flavor, every_flavor, is_freed, only, until
 
 import freerun
 from freerun.sync import oneshot
@@ -121,8 +121,6 @@ async def test_cleanup_sees_it() -> None:
 @every_flavor
 async def test_values_are_released_with_the_task() -> None:
     import weakref
-
-    from support import is_freed, until
 
     class Value:
         pass
@@ -298,9 +296,8 @@ def test_what_a_destructor_sets_before_the_worker_sleeps_reaches_no_task(rt: fre
         return SetsWhenDropped()
 
     async def looks() -> None:
-        while not dropped.is_finished():
-            await freerun.time.sleep(0.001)
-        await freerun.time.sleep(0.002)
+        await until(dropped.is_finished)
+        await freerun.time.sleep(0.002)  # the worker sleeps: that is what this is about
         seen.append(var.get())
 
     for _ in range(10):
@@ -325,13 +322,11 @@ def test_a_destructor_in_a_context_of_its_own(rt: freerun.Runtime, reports: Any)
 
     async def returns() -> Drops:
         handle = freerun.spawn(fails)
-        while not handle.is_finished():
-            await freerun.time.sleep(0.001)
+        await until(handle.is_finished)
         return Drops(handle)
 
     async def innocent() -> None:
-        while len(reports) < 1:
-            await freerun.time.sleep(0.001)
+        await until(lambda: reports)
         await freerun.yield_now()
 
     async def main() -> None:

@@ -41,8 +41,8 @@ static inline PyObject *fr_leaf_yield(void)
 bool fr_leaf_is_spent(void);
 
 /* The same for a leaf that spends of it. Reading the clock may cost a fifth of a ready await (on a virtual machine, 17 ns of
- * 80): the first leaf of a turn that is timed does, and while leaves come so fast that twice as many would not use up a quarter of what is
- * left, only every second, fourth, ... FR_STRIDE_MAX-th. */
+ * 80): the first leaf of a timed turn does, and while leaves come so fast that twice as many would not use up a quarter of
+ * what is left, only every second, fourth, ... FR_STRIDE_MAX-th. */
 #define FR_STRIDE_MAX 16
 
 bool fr_leaf_look_at_clock(void); /* true: the turn's time is over */
@@ -276,18 +276,17 @@ static inline PyObject *fr_recycle(PyTypeObject *type, enum fr_free_kind kind)
  * A spare is alive, so the collector shows it to whoever asks for its objects. Who got hold of it there has it for good: it
  * is taken only if it is unique. What it then does, step, throw() and close(), must be what a leaf does that has ended. */
 
-/* May `op` become a spare? Asked at its end, by whoever steps it: the only reference that is counted is then the awaiter's.
- * Or, on 3.14, that of the variable in `next(variable)`, which is borrowed for the call: that leaf has ended, too. */
-static inline bool fr_spare_wanted(PyObject *op, enum fr_free_kind kind)
+/* True: `op` is its worker's spare now, and the caller empties it next; where that may run Python code no exception is set.
+ * Asked at its end, by whoever steps it: the only reference that is counted is then the awaiter's. Or, on 3.14, that of the
+ * variable in `next(variable)`, which is borrowed for the call: that leaf has ended, too. */
+static inline bool fr_spare_keep(PyObject *op, enum fr_free_kind kind)
 {
     struct fr_worker *worker = fr_thread.worker;
-    return worker && !worker->free[kind].spare && worker->free[kind].type == Py_TYPE(op) && fr_is_unique(op);
-}
-
-/* After fr_spare_wanted(), and when `op` holds nothing any more. */
-static inline void fr_spare_keep(PyObject *op, enum fr_free_kind kind)
-{
-    fr_thread.worker->free[kind].spare = Py_NewRef(op);
+    if (!worker || worker->free[kind].spare || worker->free[kind].type != Py_TYPE(op) || !fr_is_unique(op)) {
+        return false;
+    }
+    worker->free[kind].spare = Py_NewRef(op);
+    return true;
 }
 
 /* The worker's spare, the caller's now: initialized, tracked, whatever it was; or NULL. */
@@ -311,6 +310,13 @@ static inline PyObject *fr_alloc(PyTypeObject *type, enum fr_free_kind kind)
 {
     PyObject *object = fr_recycle(type, kind);
     return object ? object : type->tp_alloc(type, 0);
+}
+
+/* The same for a leaf of which there may be a spare. */
+static inline PyObject *fr_alloc_leaf(PyTypeObject *type, enum fr_free_kind kind)
+{
+    PyObject *spare = fr_spare_take(type, kind);
+    return spare ? spare : fr_alloc(type, kind);
 }
 
 /* The same of a GC type: the caller tracks it, once its fields are set. */

@@ -292,11 +292,8 @@ static bool send_at_once(SendObject *send)
 /* The message was sent, and no exception is set. */
 static void send_retire(SendObject *send)
 {
-    if (fr_spare_wanted((PyObject *)send, FR_FREE_SEND)) {
-        EndObject *sender = send->sender;
-        send->sender = NULL;
-        fr_spare_keep((PyObject *)send, FR_FREE_SEND);
-        Py_DECREF((PyObject *)sender); /* may be the last, and close the channel */
+    if (fr_spare_keep((PyObject *)send, FR_FREE_SEND)) {
+        Py_CLEAR(send->sender); /* may be the last, and close the channel */
     }
 }
 
@@ -379,9 +376,7 @@ static PyType_Spec send_spec = {
 static PyObject *sender_send(PyObject *op, PyObject *value)
 {
     struct fr_module *mod = module_of((EndObject *)op);
-    PyTypeObject *type = type_of_kind(mod, FR_MPSC_SEND);
-    PyObject *spare = fr_spare_take(type, FR_FREE_SEND);
-    SendObject *send = (SendObject *)(spare ? spare : fr_alloc(type, FR_FREE_SEND));
+    SendObject *send = (SendObject *)fr_alloc_leaf(type_of_kind(mod, FR_MPSC_SEND), FR_FREE_SEND);
     if (send) {
         send->sender = (EndObject *)Py_NewRef(op);
         send->value = fr_ref_to_send(value);
@@ -1323,11 +1318,8 @@ static PyObject *recv_step(RecvObject *recv, struct fr_task *task, PyObject **to
 /* A message was taken, so it waits nowhere, and no exception is set. */
 static void recv_retire(RecvObject *recv)
 {
-    if (fr_spare_wanted((PyObject *)recv, FR_FREE_MPSC_RECV)) {
-        EndObject *receiver = recv->receiver;
-        recv->receiver = NULL;
-        fr_spare_keep((PyObject *)recv, FR_FREE_MPSC_RECV);
-        Py_DECREF((PyObject *)receiver); /* may be the last, and drop what it has not received */
+    if (fr_spare_keep((PyObject *)recv, FR_FREE_MPSC_RECV)) {
+        Py_CLEAR(recv->receiver); /* may be the last, and drop what it has not received */
     }
 }
 
@@ -1403,9 +1395,7 @@ static PyType_Spec recv_spec = {
 static PyObject *recv_new(PyObject *op, enum recv_kind kind, uint64_t limit)
 {
     struct fr_module *mod = module_of((EndObject *)op);
-    PyTypeObject *type = type_of_kind(mod, FR_MPSC_RECV);
-    PyObject *spare = fr_spare_take(type, FR_FREE_MPSC_RECV);
-    RecvObject *recv = (RecvObject *)(spare ? spare : fr_alloc(type, FR_FREE_MPSC_RECV));
+    RecvObject *recv = (RecvObject *)fr_alloc_leaf(type_of_kind(mod, FR_MPSC_RECV), FR_FREE_MPSC_RECV);
     if (recv) {
         recv->receiver = (EndObject *)Py_NewRef(op);
         atomic_init(&recv->waiter.linked, false);

@@ -563,8 +563,7 @@ static void receiver_dealloc(PyObject *self)
 static PyObject *receiver_await(PyObject *self)
 {
     struct fr_module *mod = fr_module_of_type(Py_TYPE(self));
-    PyObject *spare = fr_spare_take(mod->recv_type, FR_FREE_RECV_LEAF);
-    RecvObject *recv = (RecvObject *)(spare ? spare : fr_alloc(mod->recv_type, FR_FREE_RECV_LEAF));
+    RecvObject *recv = (RecvObject *)fr_alloc_leaf(mod->recv_type, FR_FREE_RECV_LEAF);
     if (recv) {
         recv->receiver = (EndObject *)Py_NewRef(self);
         recv->task = NULL;
@@ -625,11 +624,8 @@ static bool register_for(RecvObject *recv, struct fr_task *task, uintptr_t *slot
 /* It has its value, and no exception is set. */
 static void recv_retire(RecvObject *recv)
 {
-    if (fr_spare_wanted((PyObject *)recv, FR_FREE_RECV_LEAF)) {
-        PyObject *receiver = (PyObject *)recv->receiver;
-        recv->receiver = NULL;
-        fr_spare_keep((PyObject *)recv, FR_FREE_RECV_LEAF);
-        Py_DECREF(receiver);
+    if (fr_spare_keep((PyObject *)recv, FR_FREE_RECV_LEAF)) {
+        Py_CLEAR(recv->receiver);
     }
 }
 

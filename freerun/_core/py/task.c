@@ -1464,8 +1464,7 @@ typedef struct {
 static PyObject *handle_await(PyObject *self)
 {
     struct fr_module *mod = fr_module_of_type(Py_TYPE(self));
-    PyObject *spare = fr_spare_take(mod->join_type, FR_FREE_JOIN);
-    JoinObject *join = (JoinObject *)(spare ? spare : fr_alloc(mod->join_type, FR_FREE_JOIN));
+    JoinObject *join = (JoinObject *)fr_alloc_leaf(mod->join_type, FR_FREE_JOIN);
     if (join) {
         join->handle = Py_NewRef(self);
         join->waiter = (struct fr_waiter){.task = NULL};
@@ -1487,12 +1486,9 @@ static void join_let_go(PyObject *self)
 /* It has its result, and no exception is set. */
 static void join_retire(JoinObject *join)
 {
-    if (fr_spare_wanted((PyObject *)join, FR_FREE_JOIN)) {
+    if (fr_spare_keep((PyObject *)join, FR_FREE_JOIN)) {
         join_let_go((PyObject *)join);
-        PyObject *handle = join->handle;
-        join->handle = NULL;
-        fr_spare_keep((PyObject *)join, FR_FREE_JOIN);
-        Py_DECREF(handle);
+        Py_CLEAR(join->handle);
     }
 }
 

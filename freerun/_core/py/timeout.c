@@ -95,9 +95,7 @@ static void raise_timeout(TimedObject *self)
 static PySendResult ended(TimedObject *self, PySendResult sent)
 {
     finish(self);
-    if (fr_spare_wanted((PyObject *)self, FR_FREE_TIMED)) {
-        fr_spare_keep((PyObject *)self, FR_FREE_TIMED);
-    }
+    (void)fr_spare_keep((PyObject *)self, FR_FREE_TIMED); /* it holds nothing any more [TO2] */
     if (sent == PYGEN_ERROR && self->expired && PyErr_ExceptionMatches(module_of(self)->exc_cancelled)) {
         raise_timeout(self);
     }

@@ -157,12 +157,17 @@ static void notify_of_backlog(struct fr_worker *worker, uint32_t least)
     }
 }
 
+/* What a poll of such a task takes, as far as anybody knows. */
+static uint32_t known_cost(const struct fr_task *task)
+{
+    return task->site ? fr_cost_get(&task->site->cost) : FR_COST_UNKNOWN;
+}
+
 /* This task is about to be queued here. One of a kind that nobody knows, or that has been long, is a backlog by itself. */
 static void expect(struct fr_worker *worker, const struct fr_task *task)
 {
     if (has_others(worker->rt)) {
-        uint32_t cost = task->site ? fr_cost_get(&task->site->cost) : FR_COST_UNKNOWN;
-        fr_cost_queued(&worker->cost, cost);
+        fr_cost_queued(&worker->cost, known_cost(task));
     }
 }
 
@@ -543,7 +548,10 @@ static bool poll_timed(struct fr_worker *worker, struct fr_task *task, uint64_t 
 /* Nobody needs to know what it costs: alone, or it is so little that it does not matter where it is polled. */
 static bool costs_nothing(struct fr_worker *worker, const struct fr_task *task)
 {
-    uint32_t cost = !has_others(worker->rt) ? 1 : task->site ? fr_cost_get(&task->site->cost) : FR_COST_UNKNOWN;
+    if (!has_others(worker->rt)) {
+        return true;
+    }
+    uint32_t cost = known_cost(task);
     return cost != FR_COST_UNKNOWN && cost <= FR_COST_MOVE_NS;
 }
 
