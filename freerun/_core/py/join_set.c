@@ -478,7 +478,7 @@ static PyObject *finish(WaitObject *wait, enum look look, PyObject *handle)
 {
     switch (look) {
     case LOOK_WAIT:
-        return fr_leaf_park();
+        return fr_leaf_park_join();
     case LOOK_YIELD:
         return fr_leaf_yield();
     case LOOK_EMPTY:
@@ -488,6 +488,7 @@ static PyObject *finish(WaitObject *wait, enum look look, PyObject *handle)
         }
         return raise_empty();
     case LOOK_READY: {
+        fr_thread.joined++;
         PyObject *result = result_of(fr_module_of_type(Py_TYPE(wait)), handle, wait->mode);
         return result ? fr_leaf_return(result) : NULL;
     }

@@ -29,6 +29,13 @@ static inline PyObject *fr_leaf_park(void)
     return FR_TOKEN;
 }
 
+/* For the end of another task: see fr_task_gathers(). */
+static inline PyObject *fr_leaf_park_join(void)
+{
+    fr_thread.wait |= FR_WAIT_PARK | FR_WAIT_JOIN;
+    return FR_TOKEN;
+}
+
 static inline PyObject *fr_leaf_yield(void)
 {
     fr_thread.wait |= FR_WAIT_YIELD;

@@ -405,6 +405,7 @@ static struct fr_task *task_new(struct fr_runtime *rt, enum fr_task_kind kind, P
     task->outcome = FR_OUT_PENDING;
     task->duty = FR_DUTY_NONE;
     task->started = task->claimed = task->yielded = task->shielded = task->quiet = false;
+    task->gathers = 0;
     task->in_given = false;
     task->few = 0;
     task->joiners = NULL;
@@ -496,6 +497,9 @@ static PyObject *handle_new(struct fr_module *mod, struct fr_task *task);
 /* Puts the task among its runtime's. A new handle, or NULL with RuntimeShutdown; the task is gone then. */
 static PyObject *publish(struct fr_runtime *rt, struct fr_task *task, bool cleanup)
 {
+    if (fr_thread.task) {
+        fr_task_root(fr_thread.task)->gathers = 0;
+    }
     PyObject *handle = handle_new(rt->mod, task);
     if (!handle) {
         discard(task);
@@ -816,7 +820,11 @@ void fr_task_complete(struct fr_task *task, enum fr_outcome outcome, PyObject *r
     if (call) {
         fr_pool_call_ends(task);
     }
-    uint64_t state = fr_state_complete_spare(&task->state, take_spare(task));
+    /* A member is in a list of those whose tasks are alive until it is done, join_set.h [J1]. */
+    uint64_t state = (member ? fr_state_complete_spare : fr_state_complete_unref)(&task->state, take_spare(task));
+    if (!member && fr_state_is_for_handle(state)) {
+        return; /* the task is not ours any more */
+    }
     if (state & FR_JOIN_WAKER) {
         wake_joiners(task);
     }
@@ -997,57 +1005,45 @@ static int enter_given(struct fr_task *task)
     return claimed;
 }
 
-/* Enters the task's context, which is *context then: to be given to leave_context(). A task without one gets the worker's
- * blank one, unless that is in use: a coroutine is being closed within a poll. 1, or as enter_given(). */
-static int enter_context(struct fr_task *task, PyObject **context)
+/* Makes the thread's context the task's, and *outer what it was before: to be given to leave_context(). What PyContext_Enter()
+ * does beyond that is for contexts that somebody else could enter, or ask whether they are entered. 1, or as enter_given(). */
+static int enter_context(struct fr_task *task, PyObject **outer)
 {
-    struct fr_worker *worker = fr_thread.worker;
-    PyObject *own = *context = task->context;
     if (__builtin_expect(task->in_given, 0)) {
+        *outer = NULL;
         return enter_given(task);
     }
-    if (!own && worker && worker->blank) {
-        *context = worker->blank;
-        worker->blank = NULL;
-    } else if (!own && !(*context = PyContext_New())) {
-        return -1;
-    }
-    if (PyContext_Enter(*context)) {
-        if (*context != own) {
-            Py_DECREF(*context);
-        }
-        return -1;
-    }
+    PyThreadState *thread = PyThreadState_GetUnchecked();
+    *outer = thread->context;
+    thread->context = task->context; /* the reference goes along, and comes back */
+    thread->context_ver++;
     return 1;
 }
 
-/* A blank one in which a variable was set, or that somebody else knows (a Token does), is the task's own from now on [T4].
- * This thread may have no worker any more. Keeps a raised exception. */
-static void leave_context(struct fr_task *task, PyObject *context)
+/* Where there was none, the first who set a variable has made one, which is the task's own from now on [T4]. An empty one that
+ * nobody else knows (a Token does) is none. Keeps a raised exception. */
+static void leave_context(struct fr_task *task, PyObject *outer)
 {
-    PyContext_Exit(context); /* it fails only if somebody else exited it, or is in another one within it */
     if (__builtin_expect(task->in_given, 0)) {
-        fr_context_unclaim(context);
+        PyContext_Exit(task->context); /* it fails only if somebody else exited it, or is in another one within it */
+        fr_context_unclaim(task->context);
         return;
     }
-    if (context == task->context) {
-        return;
+    PyThreadState *thread = PyThreadState_GetUnchecked();
+    PyObject *own = thread->context;
+    thread->context = outer;
+    thread->context_ver++;
+    if (own && !task->context && Py_REFCNT(own) == 1 && is_empty(own)) {
+        Py_CLEAR(own);
     }
-    struct fr_worker *worker = fr_thread.worker;
-    if (Py_REFCNT(context) > 1 || !is_empty(context)) {
-        task->context = context;
-    } else if (worker && !worker->blank) {
-        worker->blank = context;
-    } else {
-        Py_DECREF(context);
-    }
+    task->context = own;
 }
 
 /* Steps inside the task's context until it waits properly, returns or raises. */
 static PySendResult step_in_context(struct fr_task *task, uint64_t state, PyObject **result)
 {
-    PyObject *context;
-    int entered = enter_context(task, &context);
+    PyObject *outer;
+    int entered = enter_context(task, &outer);
     if (__builtin_expect(entered < 0, 0)) {
         if (task->kind == FR_TASK_CORO) {
             fr_close_quietly(task->rt->mod, task->coro);
@@ -1062,7 +1058,7 @@ static PySendResult step_in_context(struct fr_task *task, uint64_t state, PyObje
     while (sent == PYGEN_NEXT && __builtin_expect(*result != FR_TOKEN || fr_thread.wait == FR_WAIT_NONE, 0)) {
         sent = fr_refuse_foreign(task->rt->mod, task->coro, result); /* [L1] */
     }
-    leave_context(task, context);
+    leave_context(task, outer);
     return sent;
 }
 
@@ -1085,6 +1081,18 @@ static bool end_poll_unseen(struct fr_task *task)
     return again;
 }
 
+/* It is about to wait. */
+static void note_gathering(struct fr_task *task)
+{
+    enum { MOST = 127 };
+    bool in_vain = fr_task_gathers(task) && fr_thread.joined < 2;
+    if (in_vain || fr_thread.wait != (FR_WAIT_PARK | FR_WAIT_JOIN)) {
+        task->gathers = 0;
+    } else if (task->gathers < MOST) {
+        task->gathers++;
+    }
+}
+
 enum fr_poll_result fr_task_poll(struct fr_task *task)
 {
     if (__builtin_expect(task->kind == FR_TASK_FILE, 0)) {
@@ -1098,6 +1106,7 @@ enum fr_poll_result fr_task_poll(struct fr_task *task)
     }
     PyObject *result = NULL;
     fr_thread.task = task;
+    fr_thread.joined = 0;
     PySendResult sent = step_in_context(task, state, &result);
     fr_thread.task = NULL;
     if (__builtin_expect(fr_forked(task->rt), 0)) {
@@ -1113,6 +1122,7 @@ enum fr_poll_result fr_task_poll(struct fr_task *task)
             fr_state_end_poll_yield_spare(&task->state, take_spare(task));
             return FR_POLL_REQUEUE;
         }
+        note_gathering(task);
         bool again = __builtin_expect(fr_has_unseen(task), 0) ? end_poll_unseen(task)
                                                               : fr_state_end_poll_spare(&task->state, take_spare(task));
         return again ? FR_POLL_REQUEUE : FR_POLL_DONE;
@@ -1128,8 +1138,8 @@ enum fr_poll_result fr_task_poll(struct fr_task *task)
 /* Its finally blocks may look at themselves, but not wait any more. */
 static void close_coroutine(struct fr_task *task)
 {
-    PyObject *context;
-    bool entered = enter_context(task, &context) == 1;
+    PyObject *outer_context;
+    bool entered = enter_context(task, &outer_context) == 1;
     if (!entered) {
         PyErr_Clear();
         if (!task->in_given) {
@@ -1141,7 +1151,7 @@ static void close_coroutine(struct fr_task *task)
     fr_close_quietly(task->rt->mod, task->coro);
     fr_thread.task = outer;
     if (entered) {
-        leave_context(task, context);
+        leave_context(task, outer_context);
     }
 }
 
@@ -1169,12 +1179,12 @@ void fr_task_run_blocking(struct fr_task *task)
         return;
     }
     PyObject *result = NULL;
-    PyObject *context;
-    if (enter_context(task, &context) == 1) {
+    PyObject *outer;
+    if (enter_context(task, &outer) == 1) {
         PyObject *empty = task->args ? NULL : PyTuple_New(0);
         result = PyObject_Call(task->coro, task->args ? task->args : empty, task->result);
         Py_XDECREF(empty);
-        leave_context(task, context);
+        leave_context(task, outer);
     }
     if (result) {
         fr_task_complete(task, FR_OUT_RETURNED, result);
@@ -1498,6 +1508,7 @@ static PyObject *join_finish(JoinObject *join, struct fr_task *task)
         return fr_leaf_yield();
     }
     struct fr_module *mod = fr_module_of_type(Py_TYPE((PyObject *)join));
+    fr_thread.joined++;
     PyObject *result = fr_task_take_result(mod, task);
     if (!result) {
         return NULL;
@@ -1533,7 +1544,7 @@ static PyObject *join_step(JoinObject *join, struct fr_task *me)
         }
         join->linked_once = true; /* stays linked until the task is complete: spurious wakes need nothing */
     }
-    return fr_leaf_park();
+    return fr_leaf_park_join();
 }
 
 static PyObject *join_iternext(PyObject *self)

@@ -14,14 +14,16 @@
  *            owned, shard       under the shard's lock
  *            scopes, floor, owed   the holder of RUNNING, see scope.h
  *            member             constant from publication on; see join_set.h
+ *            gathers            the holder of RUNNING, or the task as it spawns; read by who has made it NOTIFIED
  *            leaf               the holder of RUNNING; read by who took the task out of the injector, see worker.c
  *            rt                 constant; valid memory for ever (runtimes are recycled, not freed), see runtime.h
  * INVARIANTS T1 only the holder of RUNNING touches the coroutine.
  *            T2 COMPLETE is set exactly once, after result and outcome are written.
  *            T3 exactly one of {completion, JoinHandle's dealloc} drops result and name: the state word arbitrates.
- *            T4 `context` is NULL as long as no context variable is set in it. Then a step enters a blank context, which
- *               one step at a time uses; left with a variable in it, or shared with a Token, it becomes the task's. So
- *               a task that has nothing to do with context variables costs no context.
+ *            T4 `context` is NULL as long as no context variable is set in it; then the thread has none while it polls the
+ *               task. If it has one afterwards, with a variable in it, or shared with a Token, that is the task's. So a
+ *               task that has nothing to do with context variables costs no context. Within a poll the reference is the
+ *               thread state's.
  * LOCKS      `lock` is a leaf; waking happens after it is released.
  * SHUTDOWN   every task is aborted, then closed: see runtime.c.
  * PROVED BY  tests/task/test_task_combinations.py
@@ -54,6 +56,15 @@ enum fr_task_kind {
     FR_TASK_STRAND
 };
 
+/* Where spawn() was called, see site.c. */
+struct fr_site {
+    uintptr_t key;
+    int lasti;
+    bool own;            /* in freerun itself */
+    PyObject *code;      /* strong */
+    struct fr_cost cost; /* of a poll of the tasks that were spawned here; workers write */
+};
+
 enum { FR_FEW_ARGS = 3 };
 
 struct fr_task {
@@ -62,9 +73,10 @@ struct fr_task {
     uint8_t kind; /* here: who wakes it needs these three, and who grants it something `unseen` */
     uint8_t outcome;
     _Atomic int16_t unseen; /* see futurelock.h */
-    bool started;
-    bool claimed; /* `coro` is in claims.c */
-    bool quiet;   /* a failure is somebody else's to report (block_on's main task) */
+    uint8_t started : 1;
+    uint8_t gathers : 7; /* polls in a row that ended waiting for another task's end; see fr_task_gathers() */
+    bool claimed;        /* `coro` is in claims.c */
+    bool quiet;          /* a failure is somebody else's to report (block_on's main task) */
     /* One byte: the spawner, then the holder of RUNNING. */
     uint8_t few : 2;   /* how many arguments are in `args` and `more` themselves */
     bool yielded : 1;  /* yield_now() has yielded and not yet resumed */
@@ -107,6 +119,29 @@ static inline void fr_task_waits_in(struct fr_task *task, const void *leaf)
     if (task->kind == FR_TASK_CORO && !task->in_given) {
         task->leaf = leaf;
     }
+}
+
+/* Whether it awaits one task after the other, as `for handle in handles: await handle` does. Polled at each of their ends, at
+ * once, it would hardly ever find a second one: so it is woken to the end of the queue, and finds many. If it finds one only,
+ * it begins anew, and so does who spawns meanwhile. It takes many in a row: who awaits a few, or is to be cancelled, goes on
+ * at once. */
+static inline bool fr_task_gathers(const struct fr_task *task)
+{
+    enum { GATHERS = 64 };
+    return task->gathers >= GATHERS;
+}
+
+/* What a poll of such a task takes, as far as anybody knows. */
+static inline uint32_t fr_task_cost(const struct fr_task *task)
+{
+    return task->site ? fr_cost_get(&task->site->cost) : FR_COST_UNKNOWN;
+}
+
+/* Known to take no longer than it costs to poll it elsewhere. */
+static inline bool fr_task_is_short(const struct fr_task *task)
+{
+    uint32_t cost = fr_task_cost(task);
+    return cost != FR_COST_UNKNOWN && cost <= FR_COST_MOVE_NS;
 }
 
 static inline void fr_task_ref(struct fr_task *task)
@@ -197,15 +232,6 @@ void fr_report_unhandled(struct fr_module *mod, struct fr_task *task, PyObject *
 
 /* Description for reports and dumps: new reference to a dict. */
 PyObject *fr_task_describe(struct fr_module *mod, struct fr_task *task);
-/* Where spawn() was called, see site.c. */
-struct fr_site {
-    uintptr_t key;
-    int lasti;
-    bool own;            /* in freerun itself */
-    PyObject *code;      /* strong */
-    struct fr_cost cost; /* of a poll of the tasks that were spawned here; workers write */
-};
-
 /* "file:line in function", or None. */
 PyObject *fr_site_describe(struct fr_site *site);
 struct fr_site *fr_site_here(struct fr_module *mod);

@@ -14,6 +14,7 @@
  *                    how many leaves apart, see fr_leaf_may_spend()
  *            wait    how the leaves of this step asked to wait, FR_WAIT_*; cleared before every step. Several of them, where
  *                    one task polls several awaitables: that one parks does not undo that another one yields
+ *            joined  how many other tasks' ends the task has awaited in this poll; see fr_task_gathers()
  *            thrown  who throws the Cancelled that is on its way down into the task, as scope.h says; NULL: nobody
  *            descends  nothing but the way down to what the task waits in has been gone in this turn: no branch was polled
  *            refused a leaf that was ready found the budget spent; cleared by who wants to know
@@ -32,7 +33,8 @@ struct fr_visit;
 struct fr_worker;
 struct fr_task;
 
-enum fr_wait { FR_WAIT_NONE, FR_WAIT_PARK = 1, FR_WAIT_YIELD = 2 };
+/* JOIN, beside PARK: for the end of another task. */
+enum fr_wait { FR_WAIT_NONE, FR_WAIT_PARK = 1, FR_WAIT_YIELD = 2, FR_WAIT_JOIN = 4 };
 
 struct fr_thread {
     struct fr_worker *worker;
@@ -49,6 +51,7 @@ struct fr_thread {
     uint32_t look_at;
     uint32_t stride;
     uint8_t wait;
+    uint16_t joined;
     bool refused;
     bool descends;
 };

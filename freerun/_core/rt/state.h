@@ -209,6 +209,29 @@ static inline uint64_t fr_state_complete(fr_state *s)
     return fr_state_complete_spare(s, 0);
 }
 
+/* Completed so, a task concerns nobody but its handle, which will look: there is one, and no joiner to wake. */
+static inline bool fr_state_is_for_handle(uint64_t snapshot)
+{
+    return (snapshot & (FR_JOIN_INTEREST | FR_JOIN_WAKER)) == FR_JOIN_INTEREST;
+}
+
+/* The same; and if fr_state_is_for_handle() what it returns, the owned list's reference is given back in that step: the task
+ * is the handle's then, and may be gone. It is never the last one, since the handle has one as long as JOIN_INTEREST is set. */
+static inline uint64_t fr_state_complete_unref(fr_state *s, uint64_t back)
+{
+    /* relaxed: only a guess, the CAS checks it. */
+    uint64_t cur = atomic_load_explicit(s, memory_order_relaxed);
+    uint64_t next;
+    do {
+        assert((cur & (FR_RUNNING | FR_COMPLETE)) == FR_RUNNING);
+        next = ((cur & ~(FR_RUNNING | FR_NOTIFIED)) | FR_COMPLETE) - back;
+        next -= fr_state_is_for_handle(cur) ? FR_REF_ONE : 0;
+        /* acq_rel: as fr_state_complete_spare(), and as fr_ref_dec(); pairs with the same */
+    } while (!atomic_compare_exchange_weak_explicit(s, &cur, next, memory_order_acq_rel, memory_order_relaxed));
+    assert(fr_state_refs(next) > 0);
+    return cur;
+}
+
 /* The last JoinHandle goes away; once. True: the task was COMPLETE already, the result is the caller's to drop. */
 static inline bool fr_state_drop_join_interest(fr_state *s)
 {

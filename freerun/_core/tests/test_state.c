@@ -102,6 +102,27 @@ static void test_complete_and_join(void)
     CHECK(!fr_state_drop_join_interest(&s));
 }
 
+/* The owned list's reference goes along if nobody but a handle is left to look. */
+static void test_complete_unref(void)
+{
+    for (int interest = 0; interest < 2; interest++) {
+        for (int joiner = 0; joiner < 2; joiner++) {
+            for (uint64_t back = 0; back <= FR_REF_ONE; back += FR_REF_ONE) {
+                fr_state s;
+                uint64_t bits = (interest ? FR_JOIN_INTEREST : 0) | (joiner ? FR_JOIN_WAKER : 0);
+                fr_state_init(&s, 2, FR_NOTIFIED | bits);
+                fr_state_start_poll_spare(&s);
+                CHECK(!fr_state_wake(&s));
+                uint64_t prev = fr_state_complete_unref(&s, back);
+                CHECK_EQ(prev & 0xff, FR_RUNNING | FR_NOTIFIED | bits);
+                CHECK_EQ(fr_state_is_for_handle(prev), interest && !joiner);
+                uint64_t left = 3 - (back != 0) - (interest && !joiner);
+                CHECK_EQ(fr_state_load(&s), left << FR_REF_SHIFT | FR_COMPLETE | bits);
+            }
+        }
+    }
+}
+
 static void test_refs(void)
 {
     fr_state s;
@@ -277,6 +298,19 @@ static void life_waiter_ends(struct life *l, struct rng *rng)
     }
 }
 
+/* And gives back the owned list's reference, at once or after it has told the joiner. */
+static void life_complete(struct life *l, struct rng *rng, uint64_t back)
+{
+    bool at_once = rng_below(rng, 2) == 0;
+    uint64_t prev = (at_once ? fr_state_complete_unref : fr_state_complete_spare)(&l->state, back);
+    if (prev & FR_JOIN_WAKER) {
+        atomic_store_explicit(&l->joined, 1, memory_order_release);
+    }
+    if (!at_once || !fr_state_is_for_handle(prev)) {
+        life_unref(l);
+    }
+}
+
 static bool life_poll(struct life *l, struct rng *rng)
 {
     bool taken = rng_below(rng, 2) == 0; /* by a waiter, which may be done with it before the poll ends, or after */
@@ -290,11 +324,7 @@ static bool life_poll(struct life *l, struct rng *rng)
     l->seen = atomic_load_explicit(&l->events, memory_order_relaxed);
     if (snapshot & FR_CANCELLED && fr_state_set_delivered(&l->state)) {
         l->result = l->seen;
-        uint64_t prev = fr_state_complete_spare(&l->state, back);
-        if (prev & FR_JOIN_WAKER) {
-            atomic_store_explicit(&l->joined, 1, memory_order_release);
-        }
-        life_unref(l); /* the owned-list reference */
+        life_complete(l, rng, back);
     } else if (rng_below(rng, 4) == 0) {
         fr_state_end_poll_yield_spare(&l->state, back);
         life_queue(l);
@@ -374,6 +404,7 @@ int main(int argc, char **argv)
     test_yield();
     test_abort();
     test_complete_and_join();
+    test_complete_unref();
     test_refs();
     test_wake_unref();
     test_spare();
