@@ -78,7 +78,11 @@ def test_rt_never_includes_python(path: Path) -> None:
 
 @pytest.mark.parametrize("path", SOURCES, ids=IDS)
 def test_no_stand_alone_fences(path: Path) -> None:
-    assert "atomic_thread_fence" not in without_comments(path), "thread sanitizers cannot see fences"
+    """But where sanitizers are given something else instead."""
+    seen_by_sanitizers = re.sub(
+        r"(#ifdef __SANITIZE_THREAD__.*?\n)#else\n.*?(?=#endif)", r"\1", without_comments(path), flags=re.DOTALL
+    )
+    assert "atomic_thread_fence" not in seen_by_sanitizers, "thread sanitizers cannot see fences"
 
 
 @pytest.mark.parametrize("path", SOURCES, ids=IDS)

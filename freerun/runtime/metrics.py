@@ -19,7 +19,7 @@ class WorkerMetrics:
     """One worker's counters since the runtime started, and its queue now.
 
     `polls` tasks polled; `local_queue_depth` tasks in its queue; `parks` times it went to sleep; `steals` tasks taken
-    from others, in `steal_attempts` tries; `overflows` times its queue was full and half of it was handed over;
+    from others, in `steal_attempts` tries; `overflows` times its ring was full and half of it was put aside;
     `lifo_hits` tasks run from the slot for the task woken last; `driver_turns` times it looked for I/O and timers;
     `stuck` whether it has been in one poll for long, other than to spawn. Thread safety: immutable.
     Tokio: `RuntimeMetrics::worker_*`.

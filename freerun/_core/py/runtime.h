@@ -29,6 +29,7 @@
 #include "rt/inject.h"
 #include "rt/park.h"
 #include "rt/queue.h"
+#include "rt/spill.h"
 #include "rt/spin.h"
 #include "task.h"
 #include "thread.h"
@@ -53,6 +54,7 @@ struct fr_site_cache {
 
 struct fr_worker {
     struct fr_queue queue;
+    struct fr_spill spill;             /* what did not fit into it */
     _Alignas(64) _Atomic(void *) lifo; /* shared: owner and thieves, see worker.c */
     struct fr_parker parker;           /* shared */
 
@@ -62,6 +64,7 @@ struct fr_worker {
     uint32_t until_turn, until_inject; /* polls till the driver, and the injector, are due by count */
     bool lifo_enabled;
     bool searching;
+    bool spilled_first; /* this time; see next_of_others() in worker.c */
     uint32_t drained;
     bool spun;      /* it found the work it is about to run by a spin, see leave_search() */
     bool in_driver; /* inside a turn: pushes neither notify nor use the LIFO slot */
@@ -84,7 +87,6 @@ struct fr_worker {
     struct fr_free_list free[FR_FREE_KINDS];
     PyObject *stop_iteration; /* reused to return values from leaves, or NULL; see fr_leaf_return() */
     bool returned;            /* it holds a value still; see fr_leaf_forget() */
-    PyObject *blank;          /* an empty context; NULL: in use, or not made yet. See task.h [T4] */
     struct fr_site_cache sites[FR_SITE_CACHE];
 
     /* Shared: the owner writes (relaxed: monitoring), others read. */
@@ -244,6 +246,7 @@ void *fr_next_queued(struct fr_worker *worker);
 bool fr_worker_run_task(struct fr_worker *worker, struct fr_task *task, uint64_t *now);
 /* For a thread without a share in the idle word: its own, the injector's, or another core's. NULL: nothing. */
 void *fr_worker_find(struct fr_worker *worker);
+uint32_t fr_worker_depth(struct fr_worker *worker);
 /* All that is queued here goes to the injector, for whoever comes first. */
 void fr_worker_hand_back(struct fr_worker *worker);
 /* The runtime stopped: what is queued ends here, closed. */

@@ -164,13 +164,23 @@ static void close_one(struct fr_task *task, void *Py_UNUSED(arg))
     }
 }
 
-/* Closes what sits in the injector: for when no worker gets to it. */
-static void close_injected(struct fr_runtime *rt)
+static void close_queued(struct fr_task *task)
 {
-    struct fr_task *task;
+    fr_state_start_poll(&task->state);
+    fr_task_close(task);
+}
+
+/* Closes what sits in the injector, and what rings have spilled: for when no worker gets to it. */
+static void close_unreached(struct fr_runtime *rt)
+{
+    void *task;
     while ((task = fr_inject_pop(&rt->inject))) {
-        fr_state_start_poll(&task->state);
-        fr_task_close(task);
+        close_queued(task);
+    }
+    for (uint32_t i = 0; i < rt->nqueues; i++) {
+        while (fr_spill_take(&rt->workers[i].spill, &task, 1)) {
+            close_queued(task);
+        }
     }
 }
 
@@ -197,7 +207,7 @@ static void close_tasks(CoreObject *core, struct fr_runtime *rt)
     if (rt->current_thread) { /* its tasks run on one thread at a time; but a block_on that is stuck closes nothing */
         fr_owned_each(rt, close_one, NULL);
     }
-    close_injected(rt);
+    close_unreached(rt);
 }
 
 /* ---- 3: stopping ---- */

@@ -180,7 +180,7 @@ static uint64_t stuck_ns(struct fr_worker *worker, struct seen *seen, uint64_t n
 
 static bool has_work(struct fr_worker *worker)
 {
-    return fr_queue_len(&worker->queue) > 0 ||
+    return fr_worker_depth(worker) > 0 ||
            atomic_load_explicit(&worker->lifo, memory_order_relaxed); /* a hint: the thief swaps */
 }
 
@@ -241,7 +241,7 @@ static void look_at_workers(struct fr_runtime *rt, struct seen *seen, PyThreadSt
         atomic_store_explicit(&worker->look, true, memory_order_relaxed); /* see is_timed() in worker.c */
         /* relaxed: a hint for thieves, see steal_lifo() */
         atomic_store_explicit(&worker->stuck, stuck > 0, memory_order_relaxed);
-        if (stuck && (has_work(worker) || !fr_inject_is_empty(&rt->inject))) { /* its ring's overflow is there */
+        if (stuck && has_work(worker)) {
             fr_notify(rt);
         }
         if (same && rt->futurelock_ns && for_ns >= rt->futurelock_ns && !seen[i].searched) {

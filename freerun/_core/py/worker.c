@@ -2,7 +2,7 @@
  *
  * - the driver is looked at every event_interval polls *or* every millisecond, since Python polls are long;
  * - the LIFO slot of a worker that has been in one poll for long (`stuck`, set by the watch) may be stolen;
- * - a push looks at the idle word with a load, not an RMW: its own store of the queue's tail is seq_cst;
+ * - a push looks at the idle word with a fence and a load, not an RMW, and only where others may have to take part;
  * - nobody is woken for, and nobody steals, what its own worker will have done in a moment: rt/cost.h;
  * - before it parks, a worker with a brief blocking call under way, or mail due from another interpreter, spins for it: spin_before_park().
  *
@@ -23,6 +23,7 @@
 
 enum { STRIDE_MAX = 16, SHORT_TURN = 64, SHORT_ENOUGH = 32 };
 enum { MAX_LIFO_POLLS = 3, PULL_MAX = FR_QUEUE_CAP / 2, GLOBAL_INTERVAL_DEFAULT = 61 };
+_Static_assert(FR_SPILL_CHUNK >= FR_QUEUE_SPLIT, "an overflow is one push, spill.h [SP2]");
 /* Of a coroutine with a few variables and of a sleep, on a free-threaded build: what to prefetch of them. */
 #define COROUTINE_BYTES 224
 #define LEAF_BYTES      112
@@ -83,16 +84,31 @@ static void inject(struct fr_runtime *rt, void *task)
     }
 }
 
+static bool push_ring(struct fr_worker *worker, void *task)
+{
+    return worker->rt->solo ? fr_queue_push_solo_owner(&worker->queue, task)
+                            : fr_queue_push_owner(&worker->queue, task);
+}
+
+/* Half of a full ring, and the task, go to the worker's own spill. As with the injector, out of memory is waited for. */
+static void overflow(struct fr_worker *worker, void *task)
+{
+    void *batch[FR_QUEUE_SPLIT];
+    while (fr_spill_reserve_owner(&worker->spill)) {
+        sched_yield();
+    }
+    uint32_t n = worker->rt->solo ? fr_queue_overflow_solo_owner(&worker->queue, task, batch)
+                                  : fr_queue_overflow_owner(&worker->queue, task, batch);
+    if (n) {
+        fr_spill_push_owner(&worker->spill, batch, n);
+        count(&worker->overflows, 1);
+    }
+}
+
 static void push_local(struct fr_worker *worker, void *task)
 {
-    struct fr_runtime *rt = worker->rt;
-    int err = rt->solo ? fr_queue_push_solo_owner(&worker->queue, task, &rt->inject)
-                       : fr_queue_push_owner(&worker->queue, task, &rt->inject);
-    if (__builtin_expect(err != 0, 0)) {
-        if (err < 0) {
-            inject(rt, task);
-        }
-        count(&worker->overflows, 1);
+    if (__builtin_expect(!push_ring(worker, task), 0)) {
+        overflow(worker, task);
     }
 }
 
@@ -140,10 +156,16 @@ static bool has_others(struct fr_runtime *rt)
     return rt->nworkers > 1;
 }
 
-/* The victim has at least `least` tasks in its queue, and altogether they take `ns`. */
+/* What is queued with it: in its ring and what that has spilled. */
+uint32_t fr_worker_depth(struct fr_worker *worker)
+{
+    return fr_queue_len(&worker->queue) + fr_spill_len(&worker->spill);
+}
+
+/* The victim has at least `least` tasks queued, and altogether they take `ns`. */
 static bool has_backlog(struct fr_worker *victim, uint32_t least, uint32_t ns)
 {
-    uint32_t len = fr_queue_len(&victim->queue);
+    uint32_t len = fr_worker_depth(victim);
     return len >= least && (fr_cost_of(&victim->cost, len) >= ns ||
                             atomic_load_explicit(&victim->stuck, memory_order_relaxed)); /* a hint of the watch */
 }
@@ -157,17 +179,11 @@ static void notify_of_backlog(struct fr_worker *worker, uint32_t least)
     }
 }
 
-/* What a poll of such a task takes, as far as anybody knows. */
-static uint32_t known_cost(const struct fr_task *task)
-{
-    return task->site ? fr_cost_get(&task->site->cost) : FR_COST_UNKNOWN;
-}
-
 /* This task is about to be queued here. One of a kind that nobody knows, or that has been long, is a backlog by itself. */
 static void expect(struct fr_worker *worker, const struct fr_task *task)
 {
     if (has_others(worker->rt)) {
-        fr_cost_queued(&worker->cost, known_cost(task));
+        fr_cost_queued(&worker->cost, fr_task_cost(task));
     }
 }
 
@@ -181,12 +197,18 @@ static void push_and_notify(struct fr_worker *worker, struct fr_task *task, uint
     }
 }
 
+/* Not one that is to be cancelled: that is news for it, however much it has to collect. */
+static bool gathers(const struct fr_task *task)
+{
+    return __builtin_expect(fr_task_gathers(task), 0) && !(fr_state_load(&task->state) & FR_CANCELLED);
+}
+
 void fr_schedule(struct fr_runtime *rt, struct fr_task *task)
 {
     struct fr_worker *worker = own_worker(rt);
     if (!worker) {
         inject_and_notify(rt, task);
-    } else if (!worker->lifo_enabled || worker->in_driver) {
+    } else if (!worker->lifo_enabled || worker->in_driver || gathers(task)) {
         push_and_notify(worker, task, 2);
     } else {
         void *displaced = lifo_put(worker, task);
@@ -250,6 +272,7 @@ static uint32_t take_injected(struct fr_worker *worker, void **batch, uint32_t m
     return n;
 }
 
+/* There is room for them in the ring. */
 static void push_batch(struct fr_worker *worker, void **batch, uint32_t n)
 {
     if (worker->rt->solo) {
@@ -261,7 +284,7 @@ static void push_batch(struct fr_worker *worker, void **batch, uint32_t n)
             expect(worker, batch[i]);
         }
         fr_queue_push_batch_owner(&worker->queue, batch, n);
-        notify_of_backlog(worker, 1); /* between the injector and the ring nobody could see them: idle.h [I5] */
+        notify_of_backlog(worker, 1); /* between the two places nobody could see them: idle.h [I5], spill.h [SP4] */
     }
 }
 
@@ -273,6 +296,26 @@ static void *pull_injector(struct fr_worker *worker)
         return NULL;
     }
     uint32_t n = take_injected(worker, batch, fr_queue_space_owner(&worker->queue) + 1);
+    if (n == 0) {
+        return NULL;
+    }
+    push_batch(worker, batch + 1, n - 1);
+    return batch[0];
+}
+
+/* Of what this worker's ring has spilled the oldest, at most `most`, into `batch`; how many. */
+static uint32_t take_spilled(struct fr_worker *worker, void **batch, uint32_t most)
+{
+    uint32_t n = fr_spill_take_owner(&worker->spill, batch, most < PULL_MAX ? most : PULL_MAX);
+    prefetch(batch, n);
+    return n;
+}
+
+/* The same, into the ring; returns the first of them. */
+static void *pull_spilled(struct fr_worker *worker)
+{
+    void *batch[PULL_MAX];
+    uint32_t n = take_spilled(worker, batch, fr_queue_space_owner(&worker->queue) + 1);
     if (n == 0) {
         return NULL;
     }
@@ -292,17 +335,44 @@ static void adopt_injected(struct fr_worker *worker)
     }
 }
 
+/* For the same reason. Half of the room is left for what comes from elsewhere. */
+static void adopt_spilled(struct fr_worker *worker)
+{
+    void *batch[PULL_MAX];
+    push_batch(worker, batch, take_spilled(worker, batch, (fr_queue_space_owner(&worker->queue) + 1) / 2));
+}
+
+/* Neither the injector nor what was spilled waits for the ring to be empty, or for the other of the two. */
+static void *next_of_others(struct fr_worker *worker)
+{
+    void *task = NULL;
+    worker->spilled_first = !worker->spilled_first;
+    if (worker->spilled_first) {
+        fr_spill_take_owner(&worker->spill, &task, 1);
+    }
+    if (!task) {
+        task = fr_inject_pop(&worker->rt->inject);
+    }
+    if (!task) {
+        fr_spill_take_owner(&worker->spill, &task, 1);
+    }
+    return task;
+}
+
 void *fr_next_queued(struct fr_worker *worker)
 {
     void *task = NULL;
     if (is_due(&worker->until_inject, worker->rt->global_interval)) {
-        task = fr_inject_pop(&worker->rt->inject);
+        task = next_of_others(worker);
     }
     if (!task) {
         task = lifo_take(worker);
     }
     if (!task) {
         task = pop_local(worker);
+    }
+    if (!task) {
+        task = pull_spilled(worker);
     }
     return task ? task : pull_injector(worker);
 }
@@ -328,6 +398,31 @@ static void *steal_lifo(struct fr_worker *victim)
     return atomic_exchange_explicit(&victim->lifo, NULL, memory_order_acq_rel);
 }
 
+/* Half of what the victim has spilled, which is the oldest it has, at most as many as from a ring. */
+static uint32_t steal_spilled(struct fr_worker *worker, struct fr_worker *victim, void **first)
+{
+    void *batch[PULL_MAX];
+    uint32_t space = fr_queue_space_owner(&worker->queue), half = fr_spill_len(&victim->spill) / 2 + 1;
+    uint32_t most = space < PULL_MAX ? space : PULL_MAX;
+    uint32_t n = fr_spill_take(&victim->spill, batch, half < most ? half : most);
+    if (n) {
+        prefetch(batch, n);
+        *first = batch[0];
+        fr_queue_push_batch_owner(&worker->queue, batch + 1, n - 1);
+        notify_of_backlog(worker, 1); /* as in push_batch() */
+    }
+    return n;
+}
+
+static uint32_t steal_from(struct fr_worker *worker, struct fr_worker *victim, void **first)
+{
+    if (!has_backlog(victim, 1, FR_COST_STEAL_NS)) {
+        return 0;
+    }
+    uint32_t n = steal_spilled(worker, victim, first);
+    return n ? n : fr_queue_steal_into(&victim->queue, &worker->queue, first);
+}
+
 /* From the other cores, beginning anywhere. */
 static void *steal_from_others(struct fr_worker *worker)
 {
@@ -340,8 +435,7 @@ static void *steal_from_others(struct fr_worker *worker)
             continue;
         }
         void *task = NULL;
-        uint32_t n =
-            has_backlog(victim, 1, FR_COST_STEAL_NS) ? fr_queue_steal_into(&victim->queue, &worker->queue, &task) : 0;
+        uint32_t n = steal_from(worker, victim, &task);
         if (n || (task = steal_lifo(victim))) {
             fr_cost_set(&worker->cost, fr_cost_get(&victim->cost)); /* these are its tasks */
             count(&worker->steals, n ? n : 1);
@@ -375,7 +469,7 @@ void fr_worker_hand_back(struct fr_worker *worker)
 {
     void *task;
     bool some = false;
-    while ((task = lifo_take(worker)) || (task = pop_local(worker))) {
+    while ((task = lifo_take(worker)) || (task = pop_local(worker)) || (task = pull_spilled(worker))) {
         inject(worker->rt, task);
         some = true;
     }
@@ -453,6 +547,7 @@ static void look_at_driver(struct fr_worker *worker)
     } else {
         reclaim_driver(worker);
     }
+    adopt_spilled(worker);
     adopt_injected(worker);
     calibrate(worker);
     if (woken > 1) {
@@ -548,11 +643,7 @@ static bool poll_timed(struct fr_worker *worker, struct fr_task *task, uint64_t 
 /* Nobody needs to know what it costs: alone, or it is so little that it does not matter where it is polled. */
 static bool costs_nothing(struct fr_worker *worker, const struct fr_task *task)
 {
-    if (!has_others(worker->rt)) {
-        return true;
-    }
-    uint32_t cost = known_cost(task);
-    return cost != FR_COST_UNKNOWN && cost <= FR_COST_MOVE_NS;
+    return !has_others(worker->rt) || fr_task_is_short(task);
 }
 
 /* Whether to read the clock in this turn. To read it costs a tenth of a short poll (17 ns on a virtual machine). Once
@@ -702,7 +793,7 @@ static int sleep_once(struct fr_worker *worker, int *woken, bool *notified)
 static bool has_own_work(struct fr_worker *worker)
 {
     /* relaxed: only the owner fills the slot */
-    return atomic_load_explicit(&worker->lifo, memory_order_relaxed) || fr_queue_len(&worker->queue) > 0;
+    return atomic_load_explicit(&worker->lifo, memory_order_relaxed) || fr_worker_depth(worker) > 0;
 }
 
 /* Where a paused clock would jump to, UINT64_MAX if it may not. */
@@ -984,6 +1075,7 @@ void fr_worker_init(struct fr_worker *worker, struct fr_runtime *rt, uint32_t in
 {
     struct fr_module *mod = rt->mod;
     fr_queue_init(&worker->queue);
+    fr_spill_init(&worker->spill);
     atomic_init(&worker->lifo, NULL);
     fr_park_init(&worker->parker);
     worker->rt = rt;
@@ -1038,6 +1130,7 @@ void fr_worker_clear(struct fr_worker *worker)
         Py_CLEAR(worker->free[kind].spare);
         free_list_clear(&worker->free[kind]);
     }
+    fr_spill_destroy(&worker->spill);
     while (worker->free_tasks) {
         struct fr_task *task = worker->free_tasks;
         worker->free_tasks = task->next;
@@ -1045,7 +1138,6 @@ void fr_worker_clear(struct fr_worker *worker)
     }
     fr_oneshot_free_channels(worker);
     Py_CLEAR(worker->stop_iteration);
-    Py_CLEAR(worker->blank);
 }
 
 static void set_asyncgen_hooks(struct fr_runtime *rt)

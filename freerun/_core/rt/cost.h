@@ -19,7 +19,7 @@
  * INVARIANTS  C1  Nobody's progress rests on it. What is queued lies with a worker that is awake, and that looks at its
  *                 backlog again after every turn. Should it be in a poll that is longer than all before, the watch
  *                 (watch.c) finds it stuck there, within two ticks of its own; then everything that is queued
- *                 with it, or has overflowed into the injector, is a backlog. What other threads put there wakes always.
+ *                 with it is a backlog. What other threads put into the injector wakes always.
  *                 A kind is learned from the turns that are timed; those that go untimed are picked at random (is_timed() in
  *                 worker.c), so that no order of polls can hide one.
  *             C2  It is written rarely where nothing changes, since several workers poll tasks of the same place: not for
@@ -38,7 +38,7 @@
 #define FR_COST_WAKE_NS  400000u
 #define FR_COST_STEAL_NS (FR_COST_WAKE_NS / 4 * 3) /* less, or it would come and go where there is about as much */
 #define FR_COST_LONG_NS  (FR_COST_WAKE_NS / 2)     /* one of these is a backlog by itself */
-#define FR_COST_MOVE_NS  1500u                     /* what it takes from both workers to have a task polled elsewhere */
+#define FR_COST_MOVE_NS  3000u                     /* what it takes from both workers to have a task polled elsewhere */
 #define FR_COST_UNKNOWN  0u
 
 enum { FR_COST_WEIGHT = 8, FR_COST_CLIP = 64, FR_COST_SAMPLE = 4, FR_COST_FORGET = 16 };

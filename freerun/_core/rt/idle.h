@@ -14,9 +14,10 @@
  *             sleepers  stack of parked workers, under lock. place[w]: w's place in it or FR_IDLE_AWAKE, under lock.
  *             nworkers  constant.
  * INVARIANTS  I1  Under lock: number of sleepers == nworkers - unparked; place[] is the inverse of sleepers.
- *             I2  No lost wake-up. Pusher: store tail (queue.h [Q5] or inject.h [J5]), then load word; all seq_cst.
- *                 A load does, where Tokio uses fetch_add(0), because our store of tail is itself seq_cst: store and
- *                 load then cannot change places, and the line is only read, so pushers do not fight over it.
+ *             I2  No lost wake-up. Pusher: store tail (queue.h [Q5], spill.h [SP1] or inject.h [J5]), then a fence and a
+ *                 load of word, in fr_idle_worker_to_notify(); both seq_cst.
+ *                 They do, where Tokio uses fetch_add(0): store and load cannot change places over the fence, and the line
+ *                 is only read, so pushers do not fight over it. A push that is nobody else's business needs neither.
  *                 Let the load find no reason to wake: somebody searches, or nobody is parked. Consider the first
  *                 RMW of word after it, in the order of seq_cst, that leaves searching == 0. If it parks a worker,
  *                 that worker looks at every queue after it, hence after the pusher's store, and sees the item. If
@@ -81,6 +82,17 @@ static inline uint32_t fr_idle_word_unparked(uint32_t word)
     return word >> 16;
 }
 
+/* What was pushed before comes before what is read of the word now. */
+static inline void fr_idle_fence(struct fr_idle *idle)
+{
+#ifdef __SANITIZE_THREAD__ /* which knows of no fences */
+    atomic_fetch_add_explicit(&idle->word, 0, memory_order_seq_cst);
+#else
+    (void)idle;
+    atomic_thread_fence(memory_order_seq_cst); /* pairs with fr_idle_to_parked() and fr_idle_from_searching() [I2] */
+#endif
+}
+
 static inline bool fr_idle_should_wake(const struct fr_idle *idle)
 {
     /* seq_cst pairs with fr_idle_to_parked() and fr_idle_from_searching() [I2] */
@@ -91,6 +103,7 @@ static inline bool fr_idle_should_wake(const struct fr_idle *idle)
 /* The worker to unpark, now counted as unparked and searching [I3], or -1. */
 static inline int fr_idle_worker_to_notify(struct fr_idle *idle)
 {
+    fr_idle_fence(idle);
     if (__builtin_expect(!fr_idle_should_wake(idle), 1)) {
         return -1;
     }

@@ -11,65 +11,52 @@ void fr_queue_init(struct fr_queue *q)
     }
 }
 
-/* The ring is full and wholly ours, items [real, real + CAP): the first half stays, the second goes to the injector with
- * the new item behind it. The second, because items from the injector are pulled into the first half: so nothing goes
- * back and forth before it has run. The half that stays need not be moved: its indices grow by CAP, its slots are the
- * same. */
-static void fr_queue_split_owner(struct fr_queue *q, uint32_t real, void *item, struct fr_inject *overflow,
-                                 struct fr_inject_block *reserved)
+/* The ring is full and wholly ours, items [real, real + CAP): the first half stays, the second is given up with the new item
+ * behind it. The second, because what comes back from an overflow is pulled into the first half: so nothing goes back and
+ * forth before it has run. The half that stays need not be moved: its indices grow by CAP, its slots are the same. */
+static void split_owner(struct fr_queue *q, uint32_t real, void *item, void **out)
 {
-    void *batch[FR_QUEUE_HALF + 1];
     for (uint32_t i = 0; i < FR_QUEUE_HALF; i++) {
-        batch[i] = fr_queue_slot_get(q, real + FR_QUEUE_HALF + i);
+        out[i] = fr_queue_slot_get(q, real + FR_QUEUE_HALF + i);
     }
-    batch[FR_QUEUE_HALF] = item;
-    /* seq_cst pairs with fr_queue_len() [Q5] and, as release, with fr_queue_steal_into() [Q4] */
-    atomic_store_explicit(&q->tail, real + FR_QUEUE_CAP + FR_QUEUE_HALF, memory_order_seq_cst);
-    fr_inject_push_reserved(overflow, reserved, batch, FR_QUEUE_HALF + 1);
+    out[FR_QUEUE_HALF] = item;
+    /* release pairs with fr_queue_steal_into() [Q4] and, by the fence that follows, with fr_queue_len() [Q5] */
+    atomic_store_explicit(&q->tail, real + FR_QUEUE_CAP + FR_QUEUE_HALF, memory_order_release);
 }
 
-int fr_queue_overflow_owner(struct fr_queue *q, void *item, struct fr_inject *overflow)
+uint32_t fr_queue_overflow_owner(struct fr_queue *q, void *item, void **out)
 {
+    if (fr_queue_push_owner(q, item)) {
+        return 0; /* a thief has just made room */
+    }
     /* acquire pairs with fr_queue_steal_into() [Q3] */
     uint64_t head = atomic_load_explicit(&q->head, memory_order_acquire);
-    uint32_t steal = fr_queue_head_steal(head), real = fr_queue_head_real(head), tail = fr_queue_tail_owner(q);
-    if (tail - steal < FR_QUEUE_CAP) {
-        return fr_queue_push_owner(q, item, overflow); /* a thief has just made room */
+    uint32_t steal = fr_queue_head_steal(head), real = fr_queue_head_real(head);
+    /* Claim everything, unless a thief is making room; one that loaded the old head fails its CAS [Q4].
+     * release: pairs with fr_queue_steal_into(), which must not see this head with an older tail. relaxed on failure: the
+     * head is not looked at again. */
+    if (steal == real && fr_queue_tail_owner(q) - real == FR_QUEUE_CAP &&
+        atomic_compare_exchange_strong_explicit(&q->head, &head,
+                                                fr_queue_pack(real + FR_QUEUE_CAP, real + FR_QUEUE_CAP),
+                                                memory_order_release, memory_order_relaxed)) {
+        split_owner(q, real, item, out);
+        return FR_QUEUE_SPLIT;
     }
-    if (steal != real) {
-        /* A thief is making room; only this item goes. */
-        int rc = fr_inject_push_force(overflow, item);
-        return rc == 0 ? 1 : rc;
+    if (fr_queue_push_owner(q, item)) {
+        return 0;
     }
-    struct fr_inject_block *reserved = fr_inject_reserve(overflow, FR_QUEUE_HALF + 1);
-    if (reserved == NULL) {
-        return -ENOMEM; /* before the claim [Q7] */
-    }
-    /* Claim everything; a thief that loaded the old head fails its CAS [Q4].
-     * release: pairs with fr_queue_steal_into(), which must not see this head with an older tail. relaxed on failure:
-     * fr_queue_push_owner() loads it again. */
-    if (!atomic_compare_exchange_strong_explicit(&q->head, &head,
-                                                 fr_queue_pack(real + FR_QUEUE_CAP, real + FR_QUEUE_CAP),
-                                                 memory_order_release, memory_order_relaxed)) {
-        fr_inject_unreserve(overflow, reserved);
-        return fr_queue_push_owner(q, item, overflow); /* a thief was faster, so there is room or it is at work */
-    }
-    fr_queue_split_owner(q, real, item, overflow, reserved);
+    out[0] = item;
     return 1;
 }
 
-int fr_queue_overflow_solo_owner(struct fr_queue *q, void *item, struct fr_inject *overflow)
+uint32_t fr_queue_overflow_solo_owner(struct fr_queue *q, void *item, void **out)
 {
     /* relaxed: only the owner writes head [Q6]. */
     uint32_t real = fr_queue_head_real(atomic_load_explicit(&q->head, memory_order_relaxed));
-    struct fr_inject_block *reserved = fr_inject_reserve(overflow, FR_QUEUE_HALF + 1);
-    if (reserved == NULL) {
-        return -ENOMEM; /* before anything changed [Q7] */
-    }
     /* relaxed: read by others for metrics only [Q6]. */
     atomic_store_explicit(&q->head, fr_queue_pack(real + FR_QUEUE_CAP, real + FR_QUEUE_CAP), memory_order_relaxed);
-    fr_queue_split_owner(q, real, item, overflow, reserved);
-    return 1;
+    split_owner(q, real, item, out);
+    return FR_QUEUE_SPLIT;
 }
 
 /* Claims half of src. Returns how many (0: nothing to be had), the first at index *from; src's head then is
@@ -130,8 +117,9 @@ uint32_t fr_queue_steal_into(struct fr_queue *src, struct fr_queue *dst, void **
     }
     *first = fr_queue_slot_get(src, from + n - 1);
     fr_queue_unclaim_steal(src);
-    if (n > 1) { /* seq_cst pairs with fr_queue_len() [Q5] and, as release, with fr_queue_claim_steal() [Q4] */
-        atomic_store_explicit(&dst->tail, tail + n - 1, memory_order_seq_cst);
+    if (n > 1) {
+        /* release pairs with fr_queue_claim_steal() [Q4] and, by the fence that follows, with fr_queue_len() [Q5] */
+        atomic_store_explicit(&dst->tail, tail + n - 1, memory_order_release);
     }
     return n;
 }

@@ -1,12 +1,13 @@
-/* queue: a worker's run queue, a bounded ring with one owner and many thieves. Tokio's queue.rs.
+/* queue: a worker's run queue, a bounded ring with one owner and many thieves. Tokio's queue.rs, but for the overflow, which
+ * goes where the caller says.
  *
  * THREADS     *_owner: the owning worker only. fr_queue_steal_into(): the owner of dst, with src another's.
  *             fr_queue_len(), fr_queue_pushed(): any, racy.
- * STATE       attached thread state: not needed; never calls Python, never blocks (see inject.h about overflow).
+ * STATE       attached thread state: not needed; never calls Python, never blocks.
  * OWNERSHIP   items are opaque, non-NULL, and hold no reference (state.h [S1]).
  * FIELDS      head  (steal << 32 | real). Owner and thieves: CAS acq_rel. Solo: owner, store.
  *                   real is the next item to pop; [steal, real) is what a thief has claimed and is still copying.
- *             tail  owner only: store seq_cst [Q5]; solo: release. Thieves: load acquire.
+ *             tail  owner only: store release. Thieves: load acquire. Who parks: load seq_cst [Q5].
  *             slots relaxed atomics: the owner writes, owner and thieves read. A thief's read may lose the race for
  *                   the claim in no case: it reads only after its CAS. They are atomics for fr_queue_steal_into()'s
  *                   destination, which is written before tail and read after it by others.
@@ -16,24 +17,25 @@
  *             Q3  The owner writes a slot only when tail - steal < CAP, with steal read acquire: the last reader of
  *                 that slot has finished.
  *             Q4  A slot is read by the one whose CAS moved real over it, and by nobody else.
- *             Q5  Dekker with idle.h [I2]: a pusher stores tail (seq_cst), then loads the idle word (seq_cst). A
- *                 parking worker RMWs the idle word (seq_cst), then loads every tail (seq_cst, fr_queue_len()). In
- *                 the single order of seq_cst one of them comes first, so either the pusher sees the parked worker
- *                 and wakes it or the parking worker sees the item. Therefore every store of tail that makes an item
- *                 visible is seq_cst, and fr_queue_len() reads head before tail, which errs only upwards.
+ *             Q5  Dekker with idle.h [I2]: a pusher stores tail; if another worker may have to run what it pushed, it then
+ *                 calls fr_idle_worker_to_notify(): a fence and a load of the idle word, both seq_cst. A parking worker RMWs
+ *                 the idle word (seq_cst), then loads every tail (seq_cst, fr_queue_len()). In the single order of seq_cst
+ *                 the fence or the load of tail comes first, so either the pusher sees the parked worker
+ *                 and wakes it or the parking worker sees the item. fr_queue_len() reads head before tail, which errs only
+ *                 upwards.
  *                 While the owner overflows the ring looks empty for a moment; the owner is awake then and its
  *                 store of tail at the end starts the argument anew.
  *             Q6  Solo: a runtime with a single worker. Nobody steals, steal == real always, so the owner needs no
  *                 RMW. A queue uses either the solo functions or the others, for all of its life.
- *             Q7  Nothing is lost on overflow: memory for the injector is reserved before the ring gives up its half.
+ *             Q7  Nothing is lost on overflow: whoever calls fr_queue_overflow_owner() has reserved room for what it gives up.
  * LOCKS       none.
- * SHUTDOWN    overflow ignores the injector's closed bit: the workers drain the injector after closing it.
+ * SHUTDOWN    its owner pops until it is empty.
  * PROVED BY   tests/test_queue.c
  */
 #ifndef FR_RT_QUEUE_H
 #define FR_RT_QUEUE_H
 
-#include "inject.h"
+#include "futex.h"
 #include <assert.h>
 
 #ifndef FR_QUEUE_CAP
@@ -41,7 +43,8 @@
 #endif
 _Static_assert(FR_QUEUE_CAP >= 2 && (FR_QUEUE_CAP & (FR_QUEUE_CAP - 1)) == 0, "capacity: a power of two");
 
-#define FR_QUEUE_MASK ((uint32_t)FR_QUEUE_CAP - 1)
+#define FR_QUEUE_MASK  ((uint32_t)FR_QUEUE_CAP - 1)
+#define FR_QUEUE_SPLIT ((uint32_t)FR_QUEUE_CAP / 2 + 1) /* what an overflow gives up at the most */
 
 struct fr_queue {
     _Alignas(FR_CACHE_LINE) _Atomic uint64_t head;
@@ -55,9 +58,10 @@ void fr_queue_init(struct fr_queue *q);
  * *first. Returns how many in all; 0 when src is empty, another thief is at it, or dst is over half full. */
 uint32_t fr_queue_steal_into(struct fr_queue *src, struct fr_queue *dst, void **first);
 
-/* The slow halves of the pushes below; same results. */
-int fr_queue_overflow_owner(struct fr_queue *q, void *item, struct fr_inject *overflow);
-int fr_queue_overflow_solo_owner(struct fr_queue *q, void *item, struct fr_inject *overflow);
+/* After a push that found no room. 0: pushed, as a thief has made room. Else this many items, the new one the last of them, are
+ * in `out` (of FR_QUEUE_SPLIT) and the caller's: half of the ring and the new one or, if a thief is at work, only that. */
+uint32_t fr_queue_overflow_owner(struct fr_queue *q, void *item, void **out);
+uint32_t fr_queue_overflow_solo_owner(struct fr_queue *q, void *item, void **out);
 
 static inline uint64_t fr_queue_pack(uint32_t steal, uint32_t real)
 {
@@ -100,18 +104,17 @@ static inline uint32_t fr_queue_space_owner(const struct fr_queue *q)
     return FR_QUEUE_CAP - (fr_queue_tail_owner(q) - fr_queue_head_steal(head));
 }
 
-/* 0: pushed here. 1: overflowed; half of the ring and the item went to the injector, or only the item if a thief is at
- * work. -ENOMEM: the ring was full and the injector could not grow; nothing changed, the item is still the caller's. */
-static inline int fr_queue_push_owner(struct fr_queue *q, void *item, struct fr_inject *overflow)
+/* False: there is no room. */
+static inline bool fr_queue_push_owner(struct fr_queue *q, void *item)
 {
     if (__builtin_expect(fr_queue_space_owner(q) == 0, 0)) {
-        return fr_queue_overflow_owner(q, item, overflow);
+        return false;
     }
     uint32_t tail = fr_queue_tail_owner(q);
     fr_queue_slot_set(q, tail, item);
-    /* seq_cst pairs with fr_queue_len() [Q5] and, as release, with fr_queue_steal_into() [Q4] */
-    atomic_store_explicit(&q->tail, tail + 1, memory_order_seq_cst);
-    return 0;
+    /* release pairs with fr_queue_steal_into() [Q4] and, by the fence that follows, with fr_queue_len() [Q5] */
+    atomic_store_explicit(&q->tail, tail + 1, memory_order_release);
+    return true;
 }
 
 /* Pushes as many of the n items, in order, as fit; returns how many. Never overflows. */
@@ -127,8 +130,8 @@ static inline uint32_t fr_queue_push_batch_owner(struct fr_queue *q, void *const
     for (uint32_t i = 0; i < n; i++) {
         fr_queue_slot_set(q, tail + i, items[i]);
     }
-    /* seq_cst pairs with fr_queue_len() [Q5] and, as release, with fr_queue_steal_into() [Q4] */
-    atomic_store_explicit(&q->tail, tail + n, memory_order_seq_cst);
+    /* release pairs with fr_queue_steal_into() [Q4] and, by the fence that follows, with fr_queue_len() [Q5] */
+    atomic_store_explicit(&q->tail, tail + n, memory_order_release);
     return n;
 }
 
@@ -153,18 +156,18 @@ static inline void *fr_queue_pop_owner(struct fr_queue *q)
 }
 
 /* As fr_queue_push_owner(), in a runtime with one worker [Q6]. */
-static inline int fr_queue_push_solo_owner(struct fr_queue *q, void *item, struct fr_inject *overflow)
+static inline bool fr_queue_push_solo_owner(struct fr_queue *q, void *item)
 {
     uint32_t tail = fr_queue_tail_owner(q);
     /* relaxed: only the owner writes head [Q6]. */
     uint32_t real = fr_queue_head_real(atomic_load_explicit(&q->head, memory_order_relaxed));
     if (__builtin_expect(tail - real == FR_QUEUE_CAP, 0)) {
-        return fr_queue_overflow_solo_owner(q, item, overflow);
+        return false;
     }
     fr_queue_slot_set(q, tail, item);
     /* release: metrics on other threads see an item no earlier than its slot; pairs with fr_queue_len() [Q6] */
     atomic_store_explicit(&q->tail, tail + 1, memory_order_release);
-    return 0;
+    return true;
 }
 
 /* As fr_queue_pop_owner(), in a runtime with one worker [Q6]. */

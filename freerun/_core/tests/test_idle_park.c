@@ -3,6 +3,7 @@
  * one lost wake-up hangs it, and the watchdog says in which state.
  */
 #include "../rt/idle.h"
+#include "../rt/inject.h"
 #include "../rt/mutex.h"
 #include "../rt/park.h"
 #include "../rt/queue.h"
@@ -188,7 +189,7 @@ static void dekker_pusher_round(struct dekker *d, uint32_t i, struct rng *rng)
     if (d->inject_round) {
         CHECK(fr_inject_push(&d->inject, d) == 0);
     } else {
-        CHECK(fr_queue_push_owner(&d->queue, d, NULL) == 0);
+        CHECK(fr_queue_push_owner(&d->queue, d));
     }
     int chosen = fr_idle_worker_to_notify(&d->idle);
     dekker_meet(&d->turn_a, &d->turn_b, 2 * i);
@@ -285,10 +286,18 @@ static void rt_notify(struct rt *rt)
     }
 }
 
+/* What does not fit into the ring goes to the injector. */
+static void worker_push(struct worker *w, struct task *t)
+{
+    void *out[FR_QUEUE_SPLIT];
+    uint32_t n = fr_queue_push_owner(&w->queue, t) ? 0 : fr_queue_overflow_owner(&w->queue, t, out);
+    CHECK(n == 0 || fr_inject_push_batch_force(&w->rt->inject, out, n) == 0);
+}
+
 static void rt_schedule(struct rt *rt, struct task *t)
 {
     if (this_worker != NULL) {
-        CHECK(fr_queue_push_owner(&this_worker->queue, t, &rt->inject) >= 0);
+        worker_push(this_worker, t);
     } else {
         CHECK(fr_inject_push(&rt->inject, t) == 0);
     }
@@ -378,7 +387,7 @@ static uint32_t driver_turn(struct worker *w, int timeout_ms)
     fr_mutex_unlock(&rt->events_lock);
     for (uint32_t i = 0; i < n; i++) {
         if (fr_state_wake(&events[i]->state)) {
-            CHECK(fr_queue_push_owner(&w->queue, events[i], &rt->inject) >= 0);
+            worker_push(w, events[i]);
             queued++;
         }
         task_unref(rt, events[i]);

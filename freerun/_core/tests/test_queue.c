@@ -1,7 +1,7 @@
-/* Proves rt/queue.h: order, overflow, stealing and wrap-around on one thread; then workers that push, pop and steal from
- * each other, where every item must be seen exactly once. */
+/* Proves rt/queue.h: order, overflow, stealing and wrap-around on one thread; then workers that push, pop, steal from
+ * each other and spill what does not fit, where every item must be seen exactly once. */
 #include "../rt/queue.h"
-#include "calloc_wrap.h"
+#include "../rt/spill.h"
 #include "check.h"
 
 #include <pthread.h>
@@ -40,7 +40,7 @@ static void test_fifo(uint32_t start)
     for (int lap = 0; lap < 3; lap++) {
         for (uint64_t n = 0; n < CAP; n++) {
             CHECK_EQ(fr_queue_space_owner(&q), CAP - n);
-            CHECK(fr_queue_push_owner(&q, item(n), NULL) == 0);
+            CHECK(fr_queue_push_owner(&q, item(n)));
             CHECK_EQ(fr_queue_len(&q), n + 1);
         }
         for (uint64_t n = 0; n < CAP; n++) {
@@ -50,60 +50,97 @@ static void test_fifo(uint32_t start)
     }
 }
 
-/* One item too many: the first half stays, the second and the item go. */
+static bool push(struct fr_queue *q, void *p, bool solo)
+{
+    return solo ? fr_queue_push_solo_owner(q, p) : fr_queue_push_owner(q, p);
+}
+
+static void *pop(struct fr_queue *q, bool solo)
+{
+    return solo ? fr_queue_pop_solo_owner(q) : fr_queue_pop_owner(q);
+}
+
+/* As many as fit, and one that does not. */
+static void fill(struct fr_queue *q, bool solo)
+{
+    for (uint64_t n = 0; n < CAP; n++) {
+        CHECK(push(q, item(n), solo));
+    }
+    CHECK(!push(q, item(CAP), solo));
+    CHECK_EQ(fr_queue_len(q), CAP);
+}
+
+/* The item that has found no room. `out` is NULL behind what was given up, so that too much of it is seen. */
+static uint32_t overflow(struct fr_queue *q, void *p, bool solo, void *out[static CAP])
+{
+    memset(out, 0, CAP * sizeof(*out));
+    return (solo ? fr_queue_overflow_solo_owner : fr_queue_overflow_owner)(q, p, out);
+}
+
+/* One item too many: the first half stays, the second and the item go, in order. */
 static void test_overflow(uint32_t start, bool solo)
 {
     struct fr_queue q;
-    struct fr_inject inject;
+    void *out[CAP];
     queue_init_at(&q, start);
-    CHECK(fr_inject_init(&inject) == 0);
-    CHECK(fr_inject_close(&inject)); /* which must not matter */
-    for (uint64_t n = 0; n < CAP; n++) {
-        CHECK((solo ? fr_queue_push_solo_owner : fr_queue_push_owner)(&q, item(n), &inject) == 0);
-    }
-    calloc_allow(0);
-    CHECK_EQ((solo ? fr_queue_push_solo_owner : fr_queue_push_owner)(&q, item(CAP), &inject), -ENOMEM);
-    calloc_allow(INT64_MAX);
-    CHECK(fr_queue_len(&q) == CAP && fr_inject_is_empty(&inject));
-    CHECK_EQ((solo ? fr_queue_push_solo_owner : fr_queue_push_owner)(&q, item(CAP), &inject), 1);
+    fill(&q, solo);
+    CHECK_EQ(overflow(&q, item(CAP), solo, out), CAP / 2 + 1);
     CHECK_EQ(fr_queue_len(&q), CAP / 2);
     CHECK_EQ(fr_queue_space_owner(&q), CAP / 2);
-    CHECK_EQ(fr_inject_len(&inject), CAP / 2 + 1);
     for (uint64_t n = CAP / 2; n <= CAP; n++) {
-        CHECK(fr_inject_pop(&inject) == item(n));
+        CHECK(out[n - CAP / 2] == item(n));
     }
-    for (uint64_t n = 0; n < CAP / 2; n++) {
-        CHECK((solo ? fr_queue_pop_solo_owner : fr_queue_pop_owner)(&q) == item(n));
+    CHECK(FR_QUEUE_SPLIT == CAP || out[FR_QUEUE_SPLIT] == NULL);
+    for (uint64_t n = 0; n < CAP / 2; n++) { /* what comes now is behind the half that stayed */
+        CHECK(push(&q, item(2000 + n), solo));
     }
-    CHECK((solo ? fr_queue_pop_solo_owner : fr_queue_pop_owner)(&q) == NULL);
-    fr_inject_destroy(&inject);
+    CHECK(!push(&q, item(0), solo));
+    for (uint64_t n = 0; n < CAP; n++) {
+        CHECK(pop(&q, solo) == item(n < CAP / 2 ? n : 2000 + n - CAP / 2));
+    }
+    CHECK(pop(&q, solo) == NULL);
 }
 
 /* Full, with a thief in the middle of its copy: only the new item goes, and the thief's slots are not touched. */
 static void test_overflow_while_stolen_from(uint32_t start)
 {
     struct fr_queue q;
-    struct fr_inject inject;
+    void *out[CAP];
     queue_init_at(&q, start);
-    CHECK(fr_inject_init(&inject) == 0);
-    for (uint64_t n = 0; n < CAP; n++) {
-        CHECK(fr_queue_push_owner(&q, item(n), &inject) == 0);
-    }
+    fill(&q, false);
     atomic_store(&q.head, fr_queue_pack(start, start + 1)); /* a claim of one */
-    CHECK_EQ(fr_queue_push_owner(&q, item(CAP), &inject), 1);
-    CHECK(fr_inject_pop(&inject) == item(CAP) && fr_inject_pop(&inject) == NULL);
+    CHECK_EQ(overflow(&q, item(CAP), false, out), 1);
+    CHECK(out[0] == item(CAP) && out[1] == NULL);
     CHECK(fr_queue_pop_owner(&q) == item(1));
     CHECK_EQ(fr_queue_head_steal(atomic_load(&q.head)), start);
     CHECK_EQ(fr_queue_space_owner(&q), 0); /* popped, but not free before the thief is through [Q3] */
+    CHECK_EQ(overflow(&q, item(CAP), false, out), 1);
     struct fr_queue thief;
     void *first;
     fr_queue_init(&thief);
     CHECK_EQ(fr_queue_steal_into(&q, &thief, &first), 0); /* [Q2] */
     uint32_t real = fr_queue_head_real(atomic_load(&q.head));
     atomic_store(&q.head, fr_queue_pack(real, real));
-    CHECK(fr_queue_push_owner(&q, item(CAP), &inject) == 0);
+    CHECK(fr_queue_push_owner(&q, item(CAP)));
     CHECK_EQ(fr_queue_steal_into(&q, &thief, &first), (CAP - 1) - (CAP - 1) / 2);
-    fr_inject_destroy(&inject);
+}
+
+/* A thief makes room between the push that found none and the overflow: nothing is given up. */
+static void test_overflow_after_steal(uint32_t start)
+{
+    struct fr_queue q, thief;
+    void *out[CAP], *first;
+    queue_init_at(&q, start);
+    fr_queue_init(&thief);
+    fill(&q, false);
+    CHECK_EQ(fr_queue_steal_into(&q, &thief, &first), CAP / 2);
+    CHECK_EQ(overflow(&q, item(CAP), false, out), 0);
+    CHECK(out[0] == NULL);
+    CHECK_EQ(fr_queue_len(&q), CAP / 2 + 1);
+    for (uint64_t n = CAP / 2; n <= CAP; n++) {
+        CHECK(fr_queue_pop_owner(&q) == item(n));
+    }
+    CHECK(fr_queue_pop_owner(&q) == NULL);
 }
 
 static void test_steal(uint32_t start)
@@ -115,10 +152,10 @@ static void test_steal(uint32_t start)
             queue_init_at(&src, start);
             queue_init_at(&dst, start + 7);
             for (uint64_t n = 0; n < have; n++) {
-                CHECK(fr_queue_push_owner(&src, item(n), NULL) == 0);
+                CHECK(fr_queue_push_owner(&src, item(n)));
             }
             for (uint64_t n = 0; n < mine; n++) {
-                CHECK(fr_queue_push_owner(&dst, item(1000 + n), NULL) == 0);
+                CHECK(fr_queue_push_owner(&dst, item(1000 + n)));
             }
             uint32_t got = fr_queue_steal_into(&src, &dst, &first);
             CHECK_EQ(got, mine > CAP / 2 ? 0 : have - have / 2);
@@ -158,25 +195,75 @@ static void test_push_batch(uint32_t start)
     }
 }
 
-/* Solo against the plain sequence, at random, with overflow pulled back in order. */
+/* What a ring must hold. */
+struct sequence {
+    void *items[CAP];
+    uint32_t n;
+};
+
+/* To the ring or, with the second half of it, to the spill. Whether it overflowed. */
+static bool solo_push(struct fr_queue *q, struct fr_spill *spill, struct sequence *plain, void *p)
+{
+    void *out[CAP];
+    if (plain->n < CAP) {
+        plain->items[plain->n++] = p;
+        CHECK(fr_queue_push_solo_owner(q, p));
+        return false;
+    }
+    CHECK(!fr_queue_push_solo_owner(q, p));
+    CHECK(fr_spill_reserve_owner(spill) == 0);
+    CHECK_EQ(overflow(q, p, true, out), FR_QUEUE_SPLIT);
+    plain->n = CAP / 2;
+    CHECK(memcmp(out, plain->items + CAP / 2, CAP / 2 * sizeof(*out)) == 0 && out[CAP / 2] == p);
+    fr_spill_push_owner(spill, out, FR_QUEUE_SPLIT);
+    return true;
+}
+
+/* The ring is empty. What was spilled comes back in order and, as it goes to the ring's first half, is never spilled
+ * again: so all that ever comes out of the spill is in order. */
+static void solo_pull(struct fr_queue *q, struct fr_spill *spill, struct sequence *plain, uint64_t *last)
+{
+    plain->n = fr_spill_take_owner(spill, plain->items, CAP / 2);
+    for (uint32_t i = 0; i < plain->n; i++) {
+        CHECK(item_number(plain->items[i]) > *last);
+        *last = item_number(plain->items[i]);
+    }
+    CHECK_EQ(fr_queue_push_batch_owner(q, plain->items, plain->n), plain->n);
+}
+
+static void *solo_pop(struct fr_queue *q, struct sequence *plain)
+{
+    void *p = fr_queue_pop_solo_owner(q);
+    CHECK(p == (plain->n > 0 ? plain->items[0] : NULL));
+    if (p != NULL) {
+        memmove(plain->items, plain->items + 1, --plain->n * sizeof(p));
+    }
+    return p;
+}
+
+/* Solo against the plain sequence, at random, with overflow pulled back in order. It mostly grows and mostly shrinks by
+ * turns, so that it overflows and runs dry whatever the seed. */
 static void test_solo(struct rng *rng)
 {
     struct fr_queue q;
-    struct fr_inject inject;
-    uint64_t in = 0, out = 0;
+    struct fr_spill spill;
+    struct sequence plain = {.n = 0};
+    uint64_t in = 0, out = 0, spilled = 0, last = 0;
     queue_init_at(&q, UINT32_MAX - 100);
-    CHECK(fr_inject_init(&inject) == 0);
+    fr_spill_init(&spill);
     for (int i = 0; i < 100000; i++) {
-        if (rng_below(rng, 100) < 50 + (uint32_t)(i / 1000 % 2)) {
-            in += 1;
-            CHECK(fr_queue_push_solo_owner(&q, item(in), &inject) >= 0);
+        if (rng_below(rng, 100) < (i / 2000 % 2 ? 35 : 65)) {
+            spilled += solo_push(&q, &spill, &plain, item(++in));
+        } else if (solo_pop(&q, &plain) != NULL) {
+            out++;
         } else {
-            void *p = fr_queue_pop_solo_owner(&q);
-            out += (p != NULL || (p = fr_inject_pop(&inject)) != NULL);
+            solo_pull(&q, &spill, &plain, &last);
         }
-        CHECK_EQ(fr_queue_len(&q) + fr_inject_len(&inject), in - out);
+        CHECK_EQ(fr_queue_len(&q), plain.n);
+        CHECK_EQ(plain.n + fr_spill_len(&spill), in - out);
     }
-    fr_inject_destroy(&inject);
+    CHECK(spilled > 0 && last > 0);
+    fr_spill_destroy(&spill);
 }
 
 /* -- stress ---------------------------------------------------------------------------------------------------- */
@@ -185,13 +272,14 @@ enum { MAX_WORKERS = 5, MAX_ITEMS = 60000 };
 
 struct arena {
     struct fr_queue queues[MAX_WORKERS];
-    struct fr_inject inject;
+    struct fr_spill spills[MAX_WORKERS];
     uint32_t nworkers, nitems;
     _Atomic uint32_t next;  /* the number of the next item to make */
     _Atomic uint32_t taken; /* items that were seen */
     _Atomic uint8_t seen[MAX_ITEMS];
     uint32_t payload[MAX_ITEMS]; /* plain: maker before the push, taker after */
-    _Atomic uint64_t steals, overflows;
+    _Atomic uint64_t steals;
+    _Atomic uint64_t overflows[3]; /* that split, gave up the new item only, found room after all */
 };
 
 struct actor {
@@ -219,16 +307,26 @@ static void *make(struct arena *arena)
     return item(n);
 }
 
+static void spill(struct actor *a, void *p)
+{
+    struct arena *arena = a->arena;
+    struct fr_spill *mine = &arena->spills[a->id];
+    void *out[CAP];
+    CHECK(fr_spill_reserve_owner(mine) == 0);
+    uint32_t n = overflow(&arena->queues[a->id], p, false, out);
+    CHECK(n == 0 || n == 1 || n == FR_QUEUE_SPLIT);
+    if (n > 0) {
+        CHECK(out[n - 1] == p);
+        fr_spill_push_owner(mine, out, n);
+    }
+    atomic_fetch_add_explicit(&arena->overflows[n == FR_QUEUE_SPLIT ? 0 : 2 - n], 1, memory_order_relaxed);
+}
+
 static void make_and_push(struct actor *a)
 {
     void *p = make(a->arena);
-    if (p == NULL) {
-        return;
-    }
-    int rc = fr_queue_push_owner(&a->arena->queues[a->id], p, &a->arena->inject);
-    CHECK(rc == 0 || rc == 1);
-    if (rc == 1) {
-        atomic_fetch_add_explicit(&a->arena->overflows, 1, memory_order_relaxed);
+    if (p != NULL && !fr_queue_push_owner(&a->arena->queues[a->id], p)) {
+        spill(a, p);
     }
 }
 
@@ -246,11 +344,14 @@ static void make_and_push_batch(struct actor *a)
     CHECK_EQ(fr_queue_push_batch_owner(q, items, n), n);
 }
 
-static void pull_from_inject(struct actor *a)
+/* From what it has spilled itself or another has. */
+static void pull_from_spill(struct actor *a)
 {
     struct fr_queue *q = &a->arena->queues[a->id];
+    uint32_t victim = rng_below(&a->rng, 2) ? a->id : rng_below(&a->rng, a->arena->nworkers);
+    struct fr_spill *from = &a->arena->spills[victim];
     void *items[CAP];
-    uint32_t n = fr_inject_pop_batch(&a->arena->inject, items, fr_queue_space_owner(q));
+    uint32_t n = (victim == a->id ? fr_spill_take_owner : fr_spill_take)(from, items, fr_queue_space_owner(q));
     CHECK_EQ(fr_queue_push_batch_owner(q, items, n), n);
 }
 
@@ -280,7 +381,7 @@ static void *worker_main(void *arg)
         } else if (dice < pushy + 2) {
             make_and_push_batch(a);
         } else if (dice < pushy + 4) {
-            pull_from_inject(a);
+            pull_from_spill(a);
         } else if (dice < 80) {
             void *p = fr_queue_pop_owner(&arena->queues[a->id]);
             if (p != NULL) {
@@ -304,8 +405,8 @@ static void stress_round(struct arena *arena, struct rng *rng)
     arena->nworkers = 2 + rng_below(rng, MAX_WORKERS - 1);
     arena->nitems = 1 + rng_below(rng, MAX_ITEMS);
     arena->next = arena->taken = 0;
-    CHECK(fr_inject_init(&arena->inject) == 0);
     for (uint32_t i = 0; i < arena->nworkers; i++) {
+        fr_spill_init(&arena->spills[i]);
         queue_init_at(&arena->queues[i], starts[rng_below(rng, NSTARTS)]);
         actors[i] = (struct actor){arena, i, rng_fork(rng)};
     }
@@ -319,9 +420,9 @@ static void stress_round(struct arena *arena, struct rng *rng)
         uint64_t head = atomic_load(&arena->queues[i].head);
         CHECK_EQ(fr_queue_head_steal(head), fr_queue_head_real(head));
         CHECK_EQ(fr_queue_len(&arena->queues[i]), 0);
+        CHECK_EQ(fr_spill_len(&arena->spills[i]), 0);
+        fr_spill_destroy(&arena->spills[i]);
     }
-    CHECK(fr_inject_is_empty(&arena->inject));
-    fr_inject_destroy(&arena->inject);
 }
 
 int main(int argc, char **argv)
@@ -335,6 +436,7 @@ int main(int argc, char **argv)
         test_overflow(starts[i], false);
         test_overflow(starts[i], true);
         test_overflow_while_stolen_from(starts[i]);
+        test_overflow_after_steal(starts[i]);
         test_steal(starts[i]);
         test_push_batch(starts[i]);
     }
@@ -342,6 +444,7 @@ int main(int argc, char **argv)
     for (uint64_t end = fr_clock_ns() + env.stress_ns; fr_clock_ns() < end; rounds++) {
         stress_round(&arena, &rng);
     }
-    printf("%" PRIu64 " rounds, %" PRIu64 " steals, %" PRIu64 " overflows\n", rounds, arena.steals, arena.overflows);
+    printf("%" PRIu64 " rounds, %" PRIu64 " steals, overflows: %" PRIu64 " split, %" PRIu64 " one, %" PRIu64 " none\n",
+           rounds, arena.steals, arena.overflows[0], arena.overflows[1], arena.overflows[2]);
     return check_end();
 }
