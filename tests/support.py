@@ -61,6 +61,8 @@ MULTI = [Flavor(1, stand_in=False), Flavor(2), Flavor(4)]
 FLAVORS = [CURRENT, *MULTI]
 STRICT = [Flavor(each.workers, stand_in=False) for each in MULTI]
 """Nobody polls while every worker is stuck: for tests of what waits then."""
+SEVERAL = [each for each in STRICT if each.workers > 1]
+"""The same, where one worker is stuck and others are not: without a stand-in, which would run what waits, too."""
 STOOD_IN_FOR = [Flavor(each.workers) for each in MULTI]
 """The default: somebody does."""
 DRIVERS = freerun.build_info().drivers

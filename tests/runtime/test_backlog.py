@@ -8,14 +8,12 @@ import time
 from collections.abc import Callable
 
 import pytest
-from support import PATIENCE, STRICT, only, until
+from support import PATIENCE, SEVERAL, only, until
 
 import freerun
 
 SHORT = 2000
 MANY = 20_000
-SEVERAL = [each for each in STRICT if each.workers > 1]
-"""Without a stand-in, which would run what waits, too."""
 
 
 def total(rt: freerun.Runtime, what: str) -> int:

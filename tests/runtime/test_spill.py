@@ -4,21 +4,25 @@ from __future__ import annotations
 
 import threading
 
-from support import CURRENT, PATIENCE, STRICT, Flavor, every_flavor, is_parked, only, until, wait_until
+from support import CURRENT, PATIENCE, SEVERAL, STRICT, Flavor, every_flavor, is_parked, only, until, wait_until
 
 import freerun
 from freerun.time import sleep
 
 RING = 256
 MANY = 20 * RING + 1
-SEVERAL = [each for each in STRICT if each.workers > 1]
-"""Without a stand-in, which would run what waits, too."""
 
 
 async def number_after_yields(number: int, yields: int) -> int:
     for _ in range(yields):
         await freerun.yield_now()
     return number
+
+
+async def all_go_on(counts: list[int]) -> None:
+    """Each of them, from here on."""
+    least = min(counts)
+    await until(lambda: min(counts) > least)
 
 
 @every_flavor
@@ -59,8 +63,7 @@ async def test_what_is_spilled_has_its_turn_among_those_that_never_rest() -> Non
     handles = [freerun.spawn(restless, number) for number in range(len(counts))]
     try:
         for _ in range(3):
-            least = min(counts)
-            await until(lambda least=least: min(counts) > least)  # type: ignore[misc]
+            await all_go_on(counts)
     finally:
         done = True
         for handle in handles:
@@ -94,8 +97,8 @@ async def test_what_comes_from_outside_does_not_hold_it_up(rt: freerun.Runtime) 
     thread.start()
     try:
         for _ in range(3):
-            least, most = min(counts), came[0]
-            await until(lambda least=least, most=most: min(counts) > least and came[0] > most)  # type: ignore[misc]
+            await all_go_on(came)
+            await all_go_on(counts)
     finally:
         done.set()
         for handle in handles:

@@ -93,18 +93,18 @@ def test_who_finds_but_one_each_time_goes_on_at_once(rt: freerun.Runtime) -> Non
 
     async def spawner(tasks: freerun.JoinSet[None], ended: list[int], turns: list[int]) -> None:
         for _ in range(300):
+            before = len(ended)
             tasks.spawn(end, ended, turns)
-            while turns[0] < ended[-1] + 300 if ended else not ended:
+            while len(ended) == before or turns[0] < ended[-1] + 300:
                 await freerun.yield_now()
 
     async def main() -> int:
         turns, ended, late = [0], list[int](), 0
         others = [freerun.spawn(restless, turns) for _ in range(100)]
         async with freerun.JoinSet[None]() as tasks:
+            tasks.spawn(freerun.time.sleep, 3600)  # there is always one to wait for
             source = freerun.spawn(spawner, tasks, ended, turns)
             for _ in range(300):
-                while not len(tasks):
-                    await freerun.yield_now()
                 await tasks.join_next()
                 late += turns[0] - ended[-1] > 50
             await source
@@ -113,6 +113,11 @@ def test_who_finds_but_one_each_time_goes_on_at_once(rt: freerun.Runtime) -> Non
         return late
 
     assert rt.block_on(main) < 30
+
+
+async def has_collected(collected: list[bool], gatherer: freerun.JoinHandle[None]) -> None:
+    """It has all but the last, and waits for that."""
+    await until(lambda: collected and is_parked(gatherer))
 
 
 @ALONE
@@ -134,7 +139,7 @@ def test_an_abort_reaches_it_at_once(rt: freerun.Runtime) -> None:
             turns, collected, seen = [0], list[bool](), list[int]()
             last = freerun.spawn(freerun.time.sleep, 3600)
             handle = freerun.spawn(gatherer, last, turns, collected, seen)
-            await until(lambda all_but=collected, it=handle: all_but and is_parked(it))  # type: ignore[misc]
+            await has_collected(collected, handle)
             others = [freerun.spawn(restless, turns) for _ in range(100)]
             await freerun.yield_now()
             before = turns[0]

@@ -32,8 +32,8 @@ static inline PyObject *fr_leaf_park(void)
 /* For the end of another task: see fr_task_gathers(). */
 static inline PyObject *fr_leaf_park_join(void)
 {
-    fr_thread.wait |= FR_WAIT_PARK | FR_WAIT_JOIN;
-    return FR_TOKEN;
+    fr_thread.wait |= FR_WAIT_JOIN;
+    return fr_leaf_park();
 }
 
 static inline PyObject *fr_leaf_yield(void)

@@ -821,8 +821,9 @@ void fr_task_complete(struct fr_task *task, enum fr_outcome outcome, PyObject *r
         fr_pool_call_ends(task);
     }
     /* A member is in a list of those whose tasks are alive until it is done, join_set.h [J1]. */
-    uint64_t state = (member ? fr_state_complete_spare : fr_state_complete_unref)(&task->state, take_spare(task));
-    if (!member && fr_state_is_for_handle(state)) {
+    uint64_t owned = member ? 0 : FR_REF_ONE;
+    uint64_t state = fr_state_complete_spare(&task->state, take_spare(task), owned);
+    if (owned && fr_state_is_for_handle(state)) {
         return; /* the task is not ours any more */
     }
     if (state & FR_JOIN_WAKER) {

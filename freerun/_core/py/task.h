@@ -56,15 +56,6 @@ enum fr_task_kind {
     FR_TASK_STRAND
 };
 
-/* Where spawn() was called, see site.c. */
-struct fr_site {
-    uintptr_t key;
-    int lasti;
-    bool own;            /* in freerun itself */
-    PyObject *code;      /* strong */
-    struct fr_cost cost; /* of a poll of the tasks that were spawned here; workers write */
-};
-
 enum { FR_FEW_ARGS = 3 };
 
 struct fr_task {
@@ -129,19 +120,6 @@ static inline bool fr_task_gathers(const struct fr_task *task)
 {
     enum { GATHERS = 64 };
     return task->gathers >= GATHERS;
-}
-
-/* What a poll of such a task takes, as far as anybody knows. */
-static inline uint32_t fr_task_cost(const struct fr_task *task)
-{
-    return task->site ? fr_cost_get(&task->site->cost) : FR_COST_UNKNOWN;
-}
-
-/* Known to take no longer than it costs to poll it elsewhere. */
-static inline bool fr_task_is_short(const struct fr_task *task)
-{
-    uint32_t cost = fr_task_cost(task);
-    return cost != FR_COST_UNKNOWN && cost <= FR_COST_MOVE_NS;
 }
 
 static inline void fr_task_ref(struct fr_task *task)
@@ -232,6 +210,15 @@ void fr_report_unhandled(struct fr_module *mod, struct fr_task *task, PyObject *
 
 /* Description for reports and dumps: new reference to a dict. */
 PyObject *fr_task_describe(struct fr_module *mod, struct fr_task *task);
+/* Where spawn() was called, see site.c. */
+struct fr_site {
+    uintptr_t key;
+    int lasti;
+    bool own;            /* in freerun itself */
+    PyObject *code;      /* strong */
+    struct fr_cost cost; /* of a poll of the tasks that were spawned here; workers write */
+};
+
 /* "file:line in function", or None. */
 PyObject *fr_site_describe(struct fr_site *site);
 struct fr_site *fr_site_here(struct fr_module *mod);

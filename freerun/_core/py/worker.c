@@ -179,11 +179,17 @@ static void notify_of_backlog(struct fr_worker *worker, uint32_t least)
     }
 }
 
+/* What a poll of such a task takes, as far as anybody knows. */
+static uint32_t known_cost(const struct fr_task *task)
+{
+    return task->site ? fr_cost_get(&task->site->cost) : FR_COST_UNKNOWN;
+}
+
 /* This task is about to be queued here. One of a kind that nobody knows, or that has been long, is a backlog by itself. */
 static void expect(struct fr_worker *worker, const struct fr_task *task)
 {
     if (has_others(worker->rt)) {
-        fr_cost_queued(&worker->cost, fr_task_cost(task));
+        fr_cost_queued(&worker->cost, known_cost(task));
     }
 }
 
@@ -408,8 +414,7 @@ static uint32_t steal_spilled(struct fr_worker *worker, struct fr_worker *victim
     if (n) {
         prefetch(batch, n);
         *first = batch[0];
-        fr_queue_push_batch_owner(&worker->queue, batch + 1, n - 1);
-        notify_of_backlog(worker, 1); /* as in push_batch() */
+        push_batch(worker, batch + 1, n - 1);
     }
     return n;
 }
@@ -643,7 +648,11 @@ static bool poll_timed(struct fr_worker *worker, struct fr_task *task, uint64_t 
 /* Nobody needs to know what it costs: alone, or it is so little that it does not matter where it is polled. */
 static bool costs_nothing(struct fr_worker *worker, const struct fr_task *task)
 {
-    return !has_others(worker->rt) || fr_task_is_short(task);
+    if (!has_others(worker->rt)) {
+        return true;
+    }
+    uint32_t cost = known_cost(task);
+    return cost != FR_COST_UNKNOWN && cost <= FR_COST_MOVE_NS;
 }
 
 /* Whether to read the clock in this turn. To read it costs a tenth of a short poll (17 ns on a virtual machine). Once

@@ -66,7 +66,7 @@ static void fr_inject_block_set_next(struct fr_inject_block *block, struct fr_in
     atomic_store_explicit(&block->next, next, memory_order_relaxed);
 }
 
-void fr_inject_unreserve(struct fr_inject *q, struct fr_inject_block *reserved)
+static void fr_inject_unreserve(struct fr_inject *q, struct fr_inject_block *reserved)
 {
     while (reserved != NULL) {
         struct fr_inject_block *next = fr_inject_block_next(reserved);
@@ -75,7 +75,7 @@ void fr_inject_unreserve(struct fr_inject *q, struct fr_inject_block *reserved)
     }
 }
 
-struct fr_inject_block *fr_inject_reserve(struct fr_inject *q, uint32_t n)
+static struct fr_inject_block *fr_inject_reserve(struct fr_inject *q, uint32_t n)
 {
     assert(n >= 1);
     struct fr_inject_block *chain = NULL;
@@ -154,11 +154,11 @@ static struct fr_inject_block *fr_inject_enter_block(struct fr_inject *q, struct
     return unused;
 }
 
-/* Pushes n >= 1 items as one run. `reserved` are the blocks to use, or NULL to allocate when it turns out necessary.
- * Inlined into its callers, so that n == 1 costs no loop. */
-static inline __attribute__((always_inline)) int fr_inject_push_n(struct fr_inject *q, struct fr_inject_block *reserved,
-                                                                  void *const *items, uint32_t n, bool force)
+/* Pushes n >= 1 items as one run. Inlined into its callers, so that n == 1 costs no loop. */
+static inline __attribute__((always_inline)) int fr_inject_push_n(struct fr_inject *q, void *const *items, uint32_t n,
+                                                                  bool force)
 {
+    struct fr_inject_block *reserved = NULL;
     uint32_t step = 0;
     /* acquire pairs with fr_inject_enter_block() [J2]: the block loaded next is at least this index's. */
     uint64_t tail = atomic_load_explicit(&q->tail, memory_order_acquire);
@@ -206,25 +206,17 @@ static inline __attribute__((always_inline)) int fr_inject_push_n(struct fr_inje
 
 int fr_inject_push(struct fr_inject *q, void *item)
 {
-    return fr_inject_push_n(q, NULL, &item, 1, false);
+    return fr_inject_push_n(q, &item, 1, false);
 }
 
 int fr_inject_push_force(struct fr_inject *q, void *item)
 {
-    return fr_inject_push_n(q, NULL, &item, 1, true);
+    return fr_inject_push_n(q, &item, 1, true);
 }
 
 int fr_inject_push_batch_force(struct fr_inject *q, void *const *items, uint32_t n)
 {
-    return n == 0 ? 0 : fr_inject_push_n(q, NULL, items, n, true);
-}
-
-void fr_inject_push_reserved(struct fr_inject *q, struct fr_inject_block *reserved, void *const *items, uint32_t n)
-{
-    assert(reserved != NULL && n >= 1);
-    int rc = fr_inject_push_n(q, reserved, items, n, true);
-    assert(rc == 0);
-    (void)rc;
+    return n == 0 ? 0 : fr_inject_push_n(q, items, n, true);
 }
 
 /* -- pop ------------------------------------------------------------------------------------------------------- */

@@ -78,12 +78,6 @@ int fr_inject_push(struct fr_inject *q, void *item);
 int fr_inject_push_force(struct fr_inject *q, void *item);
 int fr_inject_push_batch_force(struct fr_inject *q, void *const *items, uint32_t n);
 
-/* The same in two steps, for a caller that must not fail after a step of its own: reserve returns NULL on -ENOMEM;
- * push_reserved uses the reservation up, unreserve gives it back. n >= 1, and no more in push than in reserve. */
-struct fr_inject_block *fr_inject_reserve(struct fr_inject *q, uint32_t n);
-void fr_inject_unreserve(struct fr_inject *q, struct fr_inject_block *reserved);
-void fr_inject_push_reserved(struct fr_inject *q, struct fr_inject_block *reserved, void *const *items, uint32_t n);
-
 /* The oldest item, or NULL. */
 void *fr_inject_pop(struct fr_inject *q);
 

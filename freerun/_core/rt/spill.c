@@ -105,6 +105,11 @@ static struct fr_spill_chunk *take_locked(struct fr_spill *spill, void **items, 
 static uint32_t take(struct fr_spill *spill, void **items, uint32_t most, struct fr_spill_chunk **empty)
 {
     uint32_t total = 0;
+    /* relaxed: a look that saves the lock. The owner, which alone adds, is sure of it; of the others, who must not overlook an
+     * item has called fr_spill_len() */
+    if (!atomic_load_explicit(&spill->len, memory_order_relaxed)) {
+        return 0;
+    }
     fr_mutex_lock(&spill->lock);
     while (spill->head && total < most) {
         uint32_t n;
@@ -123,10 +128,6 @@ static uint32_t take(struct fr_spill *spill, void **items, uint32_t most, struct
 uint32_t fr_spill_take(struct fr_spill *spill, void **items, uint32_t most)
 {
     struct fr_spill_chunk *empty = NULL;
-    /* relaxed: a look that saves the lock; who must not overlook an item has called fr_spill_len() */
-    if (!atomic_load_explicit(&spill->len, memory_order_relaxed)) {
-        return 0;
-    }
     uint32_t n = take(spill, items, most, &empty);
     free_chunks(empty);
     return n;
@@ -135,10 +136,6 @@ uint32_t fr_spill_take(struct fr_spill *spill, void **items, uint32_t most)
 uint32_t fr_spill_take_owner(struct fr_spill *spill, void **items, uint32_t most)
 {
     struct fr_spill_chunk *empty = NULL;
-    /* relaxed: only the owner adds, so what it sees as none is none */
-    if (!atomic_load_explicit(&spill->len, memory_order_relaxed)) {
-        return 0;
-    }
     uint32_t n = take(spill, items, most, &empty);
     if (empty && !spill->spare) {
         spill->spare = empty;

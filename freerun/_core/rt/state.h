@@ -189,47 +189,34 @@ static inline bool fr_state_set_delivered(fr_state *s)
     return !(atomic_fetch_or_explicit(s, FR_DELIVERED, memory_order_relaxed) & FR_DELIVERED);
 }
 
-/* The result is stored: RUNNING -> COMPLETE. Returns the previous state: its JOIN_WAKER says whether to wake the joiners,
- * its JOIN_INTEREST whether anybody will ever want the result. The owned-list reference is still held. `back`: as above. */
-static inline uint64_t fr_state_complete_spare(fr_state *s, uint64_t back)
-{
-    /* relaxed: only a guess, the CAS checks it. */
-    uint64_t cur = atomic_load_explicit(s, memory_order_relaxed);
-    /* acq_rel: release pairs with fr_state_load() and fr_state_drop_join_interest(), acquire with
-     * fr_state_set_join_waker() [S4] */
-    do {
-        assert((cur & (FR_RUNNING | FR_COMPLETE)) == FR_RUNNING);
-    } while (!atomic_compare_exchange_weak_explicit(s, &cur, ((cur & ~(FR_RUNNING | FR_NOTIFIED)) | FR_COMPLETE) - back,
-                                                    memory_order_acq_rel, memory_order_relaxed));
-    return cur;
-}
-
-static inline uint64_t fr_state_complete(fr_state *s)
-{
-    return fr_state_complete_spare(s, 0);
-}
-
 /* Completed so, a task concerns nobody but its handle, which will look: there is one, and no joiner to wake. */
 static inline bool fr_state_is_for_handle(uint64_t snapshot)
 {
     return (snapshot & (FR_JOIN_INTEREST | FR_JOIN_WAKER)) == FR_JOIN_INTEREST;
 }
 
-/* The same; and if fr_state_is_for_handle() what it returns, the owned list's reference is given back in that step: the task
- * is the handle's then, and may be gone. It is never the last one, since the handle has one as long as JOIN_INTEREST is set. */
-static inline uint64_t fr_state_complete_unref(fr_state *s, uint64_t back)
+/* The result is stored: RUNNING -> COMPLETE. Returns the previous state: its JOIN_WAKER says whether to wake the joiners,
+ * its JOIN_INTEREST whether anybody will ever want the result. `back`: as above. `owned`: 0, and the owned-list reference is
+ * still held; or FR_REF_ONE, and it is given back in this step if fr_state_is_for_handle() what is returned: the task is the
+ * handle's then, and may be gone. It is never the last one, since the handle has one as long as JOIN_INTEREST is set. */
+static inline uint64_t fr_state_complete_spare(fr_state *s, uint64_t back, uint64_t owned)
 {
     /* relaxed: only a guess, the CAS checks it. */
     uint64_t cur = atomic_load_explicit(s, memory_order_relaxed);
     uint64_t next;
     do {
         assert((cur & (FR_RUNNING | FR_COMPLETE)) == FR_RUNNING);
-        next = ((cur & ~(FR_RUNNING | FR_NOTIFIED)) | FR_COMPLETE) - back;
-        next -= fr_state_is_for_handle(cur) ? FR_REF_ONE : 0;
-        /* acq_rel: as fr_state_complete_spare(), and as fr_ref_dec(); pairs with the same */
+        next = ((cur & ~(FR_RUNNING | FR_NOTIFIED)) | FR_COMPLETE) - back - (fr_state_is_for_handle(cur) ? owned : 0);
+        /* acq_rel: release pairs with fr_state_load() and fr_state_drop_join_interest(), acquire with
+         * fr_state_set_join_waker() [S4]; and as fr_ref_dec() */
     } while (!atomic_compare_exchange_weak_explicit(s, &cur, next, memory_order_acq_rel, memory_order_relaxed));
     assert(fr_state_refs(next) > 0);
     return cur;
+}
+
+static inline uint64_t fr_state_complete(fr_state *s)
+{
+    return fr_state_complete_spare(s, 0, 0);
 }
 
 /* The last JoinHandle goes away; once. True: the task was COMPLETE already, the result is the caller's to drop. */

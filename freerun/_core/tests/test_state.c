@@ -113,7 +113,7 @@ static void test_complete_unref(void)
                 fr_state_init(&s, 2, FR_NOTIFIED | bits);
                 fr_state_start_poll_spare(&s);
                 CHECK(!fr_state_wake(&s));
-                uint64_t prev = fr_state_complete_unref(&s, back);
+                uint64_t prev = fr_state_complete_spare(&s, back, FR_REF_ONE);
                 CHECK_EQ(prev & 0xff, FR_RUNNING | FR_NOTIFIED | bits);
                 CHECK_EQ(fr_state_is_for_handle(prev), interest && !joiner);
                 uint64_t left = 3 - (back != 0) - (interest && !joiner);
@@ -185,7 +185,7 @@ static void test_spare(void)
 
         fr_state_init(&s, 2, FR_NOTIFIED);
         fr_state_start_poll_spare(&s);
-        CHECK_EQ(fr_state_complete_spare(&s, back) & 0xff, FR_RUNNING);
+        CHECK_EQ(fr_state_complete_spare(&s, back, 0) & 0xff, FR_RUNNING);
         CHECK_EQ(fr_state_load(&s), left << FR_REF_SHIFT | FR_COMPLETE);
     }
 }
@@ -302,7 +302,7 @@ static void life_waiter_ends(struct life *l, struct rng *rng)
 static void life_complete(struct life *l, struct rng *rng, uint64_t back)
 {
     bool at_once = rng_below(rng, 2) == 0;
-    uint64_t prev = (at_once ? fr_state_complete_unref : fr_state_complete_spare)(&l->state, back);
+    uint64_t prev = fr_state_complete_spare(&l->state, back, at_once ? FR_REF_ONE : 0);
     if (prev & FR_JOIN_WAKER) {
         atomic_store_explicit(&l->joined, 1, memory_order_release);
     }
