@@ -40,10 +40,14 @@ class Workload:
 
 
 def allocating_kernel(seed: int) -> int:
-    """About a millisecond that allocates all the time: strings, lists, tuples, a dictionary."""
+    """About a millisecond that allocates all the time: strings, lists, tuples, a dictionary.
+
+    `str(number)` and not an f-string with a format: that looks up `int.__format__`, whose reference count every thread would
+    write. On sixteen cores it was all that 3.14t did: 3.7 times one thread's rate with 16, and 14 without it.
+    """
     groups: dict[str, list[tuple[int, str]]] = {}
     for number in range(seed, seed + 2500):
-        name = f"{number:x}"
+        name = str(number)
         groups.setdefault(name[-1], []).append((number, name))
     total = 0
     for members in groups.values():

@@ -191,3 +191,63 @@ def test_a_kind_that_turns_long_is_noticed_whatever_the_order_of_polls(rt: freer
 
     counts = rt.block_on(main)
     assert sorted(counts)[-2] < 100, counts  # long polls on one worker; it takes a dozen at the most
+
+
+@only(*SEVERAL)
+def test_who_is_queued_with_the_busiest_worker_waits_no_longer(rt: freerun.Runtime) -> None:
+    """Every worker has a task of its own all the time, so that none is ever idle; one has 32 others besides."""
+    others, rounds = rt.metrics().num_workers - 1, 10
+    meet, over = threading.Barrier(others + 1), threading.Event()
+    turns = [0] * others
+
+    async def keeps_busy(number: int) -> None:
+        meet.wait(PATIENCE)  # each on a worker of its own
+        while not over.is_set():
+            turns[number] += 1
+            time.sleep(0.001)  # the poll, blocking on purpose: it is long, and needs no CPU
+            await freerun.yield_now()
+
+    async def takes_turns() -> None:
+        for _ in range(rounds):
+            time.sleep(0.001)
+            await freerun.yield_now()
+
+    async def main() -> None:
+        busy = [freerun.spawn(keeps_busy, number) for number in range(others)]
+        meet.wait(PATIENCE)
+        for handle in [freerun.spawn(takes_turns) for _ in range(32)]:
+            await handle
+        over.set()
+        for handle in busy:
+            await handle
+
+    rt.block_on(main)
+    assert max(turns) < 32 * rounds / 2, turns  # each turn of the 32 is one for every other worker, if nobody takes any
+
+
+@only(*SEVERAL)
+def test_one_long_task_makes_no_backlog_of_many_short_ones(rt: freerun.Runtime) -> None:
+    """A task whose polls take some time is queued behind many that are over in no time: those stay where they are."""
+
+    async def takes_its_time() -> None:
+        end = time.perf_counter() + 0.00001
+        while time.perf_counter() < end:
+            pass
+
+    async def main() -> list[int]:
+        for _ in range(50):
+            await freerun.spawn(takes_its_time)
+        await learn_that_they_are_short()
+        counts = []
+        for _ in range(100):
+            before = total(rt, "steals")
+            handles = start(*[nothing] * 100)
+            long = freerun.spawn(takes_its_time)
+            for handle in handles:
+                await handle
+            await long
+            counts.append(total(rt, "steals") - before)
+        return counts
+
+    counts = rt.block_on(main)
+    assert sum(counts) < 200, counts  # of 10,000

@@ -66,6 +66,7 @@ struct fr_worker {
     bool searching;
     bool spilled_first; /* this time; see next_of_others() in worker.c */
     uint32_t drained;
+    uint32_t moved; /* of the tasks that it runs next so many have come from another worker */
     bool spun;      /* it found the work it is about to run by a spin, see leave_search() */
     bool in_driver; /* inside a turn: pushes neither notify nor use the LIFO slot */
     uint64_t rng;
@@ -93,9 +94,9 @@ struct fr_worker {
     _Alignas(64) _Atomic uint64_t polls; /* odd while a task is being polled */
     _Atomic uint64_t current_id;
     _Atomic uint64_t thread_ident;
-    struct fr_cost cost; /* of what is queued here; the owner writes */
-    _Atomic bool stuck;  /* the watch writes: this worker is stuck in one poll, its LIFO slot may be stolen */
-    _Atomic bool look;   /* the watch sets it with every tick: read the clock. The owner clears */
+    struct fr_backlog backlog; /* of what is queued here; any */
+    _Atomic bool stuck;        /* the watch writes: this worker is stuck in one poll, its LIFO slot may be stolen */
+    _Atomic bool look;         /* the watch sets it with every tick: read the clock. The owner clears */
     _Atomic uint64_t parks, steals, steal_tries, overflows, lifo_hits, turns;
 };
 

@@ -401,6 +401,7 @@ static struct fr_task *task_new(struct fr_runtime *rt, enum fr_task_kind kind, P
     task->id = next_id(rt);
     task->generation = (uint16_t)atomic_load_explicit(&rt->generation, memory_order_relaxed); /* it lives */
     task->lock = (struct fr_mutex)FR_MUTEX_INIT;
+    task->share = 0;
     task->kind = kind;
     task->outcome = FR_OUT_PENDING;
     task->duty = FR_DUTY_NONE;

@@ -74,8 +74,11 @@ struct fr_task {
     bool shielded : 1; /* in a shielded yield (leaf.c): resumed as if nothing were due */
     uint8_t duty : 2;  /* of a blocking call; constant once it is queued */
     bool in_given : 1; /* `context` is not its own: whoever polls in it has it in claims.c */
-    PyObject *coro;    /* kind CORO: the coroutine or iterator; else the awaitable or callable */
-    PyObject *args;    /* tuple or NULL; of few arguments the first: a tuple less to make, and to collect */
+    struct fr_mutex lock;
+    uint32_t
+        share; /* what it adds to the backlog of the queue that it is in, rt/cost.h; its holder's, as the queues' rules say */
+    PyObject *coro; /* kind CORO: the coroutine or iterator; else the awaitable or callable */
+    PyObject *args; /* tuple or NULL; of few arguments the first: a tuple less to make, and to collect */
     PyObject *more[FR_FEW_ARGS - 1]; /* the others, only as many as `few` says */
     PyObject *context;
     PyObject *result; /* a blocking task that has not run yet: its keyword arguments, dict or NULL */
@@ -92,7 +95,6 @@ struct fr_task {
     struct fr_member *member; /* its place in a set of tasks, NULL: it is in none */
     struct fr_scope *scopes;  /* the innermost one that the line being stepped is in; owned */
     struct fr_scope *floor;   /* where those around that line begin; NULL: it is the task's own */
-    struct fr_mutex lock;
     uint16_t shard;
     uint16_t generation; /* of rt, its low bits: whether that runtime still lives */
 };

@@ -162,11 +162,11 @@ uint32_t fr_worker_depth(struct fr_worker *worker)
     return fr_queue_len(&worker->queue) + fr_spill_len(&worker->spill);
 }
 
-/* The victim has at least `least` tasks queued, and altogether they take `ns`. */
+/* The victim has at least `least` tasks queued, and altogether they take `ns`. Where nobody asks for costs any is a backlog. */
 static bool has_backlog(struct fr_worker *victim, uint32_t least, uint32_t ns)
 {
     uint32_t len = fr_worker_depth(victim);
-    return len >= least && (fr_cost_of(&victim->cost, len) >= ns ||
+    return len >= least && (fr_backlog_is_worth(&victim->backlog, len, ns) || !has_others(victim->rt) ||
                             atomic_load_explicit(&victim->stuck, memory_order_relaxed)); /* a hint of the watch */
 }
 
@@ -185,11 +185,21 @@ static uint32_t known_cost(const struct fr_task *task)
     return task->site ? fr_cost_get(&task->site->cost) : FR_COST_UNKNOWN;
 }
 
-/* This task is about to be queued here. One of a kind that nobody knows, or that has been long, is a backlog by itself. */
-static void expect(struct fr_worker *worker, const struct fr_task *task)
+/* This task is about to be queued here [C3]. */
+static void expect(struct fr_worker *worker, struct fr_task *task)
 {
     if (has_others(worker->rt)) {
-        fr_cost_queued(&worker->cost, known_cost(task));
+        task->share = fr_cost_share(known_cost(task));
+        fr_backlog_add(&worker->backlog, task->share);
+    }
+}
+
+/* It was queued with that worker, and is the caller's now. */
+static void strike(struct fr_worker *worker, struct fr_task *task)
+{
+    if (task->share) {
+        fr_backlog_sub(&worker->backlog, task->share);
+        task->share = 0;
     }
 }
 
@@ -267,7 +277,7 @@ static void prefetch(void **batch, uint32_t n)
     }
 }
 
-/* A fair share of the injector, at most `most`, out of it into `batch`; how many. */
+/* A fair share of the injector, at most `most`, out of it into `batch`; how many. They count as queued here. */
 static uint32_t take_injected(struct fr_worker *worker, void **batch, uint32_t most)
 {
     struct fr_runtime *rt = worker->rt;
@@ -275,10 +285,13 @@ static uint32_t take_injected(struct fr_worker *worker, void **batch, uint32_t m
     uint32_t want = share > PULL_MAX ? PULL_MAX : (uint32_t)share;
     uint32_t n = fr_inject_pop_batch(&rt->inject, batch, want < most ? want : most);
     prefetch(batch, n);
+    for (uint32_t i = 0; i < n; i++) {
+        expect(worker, batch[i]);
+    }
     return n;
 }
 
-/* There is room for them in the ring. */
+/* There is room for them in the ring, and they count as queued here. */
 static void push_batch(struct fr_worker *worker, void **batch, uint32_t n)
 {
     if (worker->rt->solo) {
@@ -286,9 +299,6 @@ static void push_batch(struct fr_worker *worker, void **batch, uint32_t n)
             push_local(worker, batch[i]);
         }
     } else if (n) {
-        for (uint32_t i = 0; i < n; i++) {
-            expect(worker, batch[i]);
-        }
         fr_queue_push_batch_owner(&worker->queue, batch, n);
         notify_of_backlog(worker, 1); /* between the two places nobody could see them: idle.h [I5], spill.h [SP4] */
     }
@@ -380,7 +390,13 @@ void *fr_next_queued(struct fr_worker *worker)
     if (!task) {
         task = pull_spilled(worker);
     }
-    return task ? task : pull_injector(worker);
+    if (!task) {
+        task = pull_injector(worker);
+    }
+    if (task) {
+        strike(worker, task);
+    }
+    return task;
 }
 
 /* ---- stealing ---- */
@@ -404,28 +420,46 @@ static void *steal_lifo(struct fr_worker *victim)
     return atomic_exchange_explicit(&victim->lifo, NULL, memory_order_acq_rel);
 }
 
-/* Half of what the victim has spilled, which is the oldest it has, at most as many as from a ring. */
-static uint32_t steal_spilled(struct fr_worker *worker, struct fr_worker *victim, void **first)
+/* They were queued with the victim, and will be here. */
+static void recount(struct fr_worker *worker, struct fr_worker *victim, void **batch, uint32_t n)
 {
-    void *batch[PULL_MAX];
-    uint32_t space = fr_queue_space_owner(&worker->queue), half = fr_spill_len(&victim->spill) / 2 + 1;
-    uint32_t most = space < PULL_MAX ? space : PULL_MAX;
-    uint32_t n = fr_spill_take(&victim->spill, batch, half < most ? half : most);
-    if (n) {
-        prefetch(batch, n);
-        *first = batch[0];
-        push_batch(worker, batch + 1, n - 1);
+    uint64_t theirs = 0;
+    for (uint32_t i = 0; i < n; i++) {
+        struct fr_task *task = batch[i];
+        theirs += task->share;
+        expect(worker, task);
     }
+    fr_backlog_sub(&victim->backlog, theirs);
+}
+
+/* Half of what the victim has spilled, which is the oldest it has, else half of its ring, as far as there is room for it; how
+ * many. They count as queued here. */
+static uint32_t steal_from(struct fr_worker *worker, struct fr_worker *victim, void **batch)
+{
+    uint32_t space = fr_queue_space_owner(&worker->queue), most = space < PULL_MAX ? space : PULL_MAX;
+    uint32_t half = fr_spill_len(&victim->spill) / 2 + 1;
+    uint32_t n = fr_spill_take(&victim->spill, batch, half < most ? half : most);
+    if (!n) {
+        n = fr_queue_steal(&victim->queue, batch, most);
+    }
+    prefetch(batch, n);
+    recount(worker, victim, batch, n);
+    count(&worker->steals, n);
     return n;
 }
 
-static uint32_t steal_from(struct fr_worker *worker, struct fr_worker *victim, void **first)
+/* To run now: the first is returned, the others are queued. NULL: it has none, or no backlog. */
+static void *steal_backlog(struct fr_worker *worker, struct fr_worker *victim)
 {
-    if (!has_backlog(victim, 1, FR_COST_STEAL_NS)) {
-        return 0;
+    void *batch[PULL_MAX];
+    uint32_t n = has_backlog(victim, 1, FR_COST_STEAL_NS) ? steal_from(worker, victim, batch) : 0;
+    if (!n) {
+        return NULL;
     }
-    uint32_t n = steal_spilled(worker, victim, first);
-    return n ? n : fr_queue_steal_into(&victim->queue, &worker->queue, first);
+    worker->moved = n;
+    push_batch(worker, batch + 1, n - 1);
+    strike(worker, batch[0]);
+    return batch[0];
 }
 
 /* From the other cores, beginning anywhere. */
@@ -439,15 +473,32 @@ static void *steal_from_others(struct fr_worker *worker)
         if (victim == worker) {
             continue;
         }
-        void *task = NULL;
-        uint32_t n = steal_from(worker, victim, &task);
-        if (n || (task = steal_lifo(victim))) {
-            fr_cost_set(&worker->cost, fr_cost_get(&victim->cost)); /* these are its tasks */
-            count(&worker->steals, n ? n : 1);
+        void *task = steal_backlog(worker, victim);
+        if (task) {
+            return task;
+        }
+        if ((task = steal_lifo(victim))) {
+            count(&worker->steals, 1);
             return task;
         }
     }
     return NULL;
+}
+
+/* Where every worker always has something of its own, none ever searches, and who is queued with the busiest waits the
+ * longest. So with each look at the driver one that has less than half of what another has takes half of that, behind its
+ * own. Afterwards neither has twice as much as the other, so that nothing goes to and fro. */
+static void balance(struct fr_worker *worker)
+{
+    struct fr_runtime *rt = worker->rt;
+    if (!has_others(rt)) {
+        return;
+    }
+    struct fr_worker *victim = &rt->workers[fr_random(worker) % rt->nqueues];
+    if (victim != worker && has_backlog(victim, 2 * fr_worker_depth(worker) + 2, FR_COST_STEAL_NS)) {
+        void *batch[PULL_MAX];
+        push_batch(worker, batch, steal_from(worker, victim, batch));
+    }
 }
 
 static void *steal(struct fr_worker *worker)
@@ -475,6 +526,7 @@ void fr_worker_hand_back(struct fr_worker *worker)
     void *task;
     bool some = false;
     while ((task = lifo_take(worker)) || (task = pop_local(worker)) || (task = pull_spilled(worker))) {
+        strike(worker, task);
         inject(worker->rt, task);
         some = true;
     }
@@ -554,6 +606,7 @@ static void look_at_driver(struct fr_worker *worker)
     }
     adopt_spilled(worker);
     adopt_injected(worker);
+    balance(worker);
     calibrate(worker);
     if (woken > 1) {
         notify_of_backlog(worker, 1);
@@ -632,15 +685,16 @@ static uint64_t to_ns(struct fr_worker *worker, uint64_t ticks)
 }
 
 /* As poll_one(), and takes the time. */
-static bool poll_timed(struct fr_worker *worker, struct fr_task *task, uint64_t *now)
+static bool poll_timed(struct fr_worker *worker, struct fr_task *task, bool moved, uint64_t *now)
 {
     uint64_t began = *now;
     struct fr_site *site = task->site; /* the task may be gone after its poll */
     bool has_core = poll_one(worker, task);
     *now = fr_clock_ticks();
     if (site && has_core && has_others(worker->rt)) {
+        uint64_t took = to_ns(worker, *now - began);
         uint32_t chance = (uint32_t)*now * UINT32_C(0x9E3779B9); /* the clock follows no pattern of theirs */
-        fr_cost_learn(&site->cost, to_ns(worker, *now - began), chance);
+        fr_cost_learn(&site->cost, moved ? fr_cost_unmoved(took) : took, chance);
     }
     return has_core;
 }
@@ -719,13 +773,14 @@ static void end_untimed_turn(struct fr_worker *worker, uint64_t *now)
  * slot is not timed by itself: it was in nobody's queue. */
 bool fr_worker_run_task(struct fr_worker *worker, struct fr_task *task, uint64_t *now)
 {
-    bool timed = is_timed(worker, task);
+    bool timed = is_timed(worker, task), moved = worker->moved > 0;
+    worker->moved -= moved;
     leave_search(worker);
     begin_turn(worker, timed, now);
     uint64_t began = *now;
     fr_thread.descends = true;
     uint32_t lifo_polls = 0;
-    if (!(timed ? poll_timed(worker, task, now) : poll_one(worker, task))) {
+    if (!(timed ? poll_timed(worker, task, moved, now) : poll_one(worker, task))) {
         return false;
     }
     while ((task = lifo_take(worker))) {
@@ -1094,7 +1149,6 @@ void fr_worker_init(struct fr_worker *worker, struct fr_runtime *rt, uint32_t in
     worker->until_turn = rt->event_interval;
     worker->until_inject = rt->global_interval;
     atomic_init(&worker->spin.score, FR_SPIN_WORTH); /* a pool thread that is awake has been right already */
-    fr_cost_queued(&worker->cost, FR_COST_UNKNOWN);  /* a backlog; for good where nobody asks for costs */
     worker->ns_per_tick = 1 << 16;
     worker->ticks_per_ms = 1000000; /* 1 GHz, till calibrate() knows better: too often is harmless */
     worker->rng = rt->seed + (index + 1) * UINT64_C(0x9E3779B97F4A7C15);
@@ -1198,6 +1252,7 @@ int fr_give_core_away(struct fr_worker *worker)
     /* What could run next must not wait for us. */
     void *next = lifo_take(worker);
     if (next) {
+        expect(worker, next);
         push_local(worker, next);
     }
     fr_thread.worker = NULL;

@@ -20,7 +20,7 @@ static void split_owner(struct fr_queue *q, uint32_t real, void *item, void **ou
         out[i] = fr_queue_slot_get(q, real + FR_QUEUE_HALF + i);
     }
     out[FR_QUEUE_HALF] = item;
-    /* release pairs with fr_queue_steal_into() [Q4] and, by the fence that follows, with fr_queue_len() [Q5] */
+    /* release pairs with fr_queue_steal() [Q4] and, by the fence that follows, with fr_queue_len() [Q5] */
     atomic_store_explicit(&q->tail, real + FR_QUEUE_CAP + FR_QUEUE_HALF, memory_order_release);
 }
 
@@ -29,11 +29,11 @@ uint32_t fr_queue_overflow_owner(struct fr_queue *q, void *item, void **out)
     if (fr_queue_push_owner(q, item)) {
         return 0; /* a thief has just made room */
     }
-    /* acquire pairs with fr_queue_steal_into() [Q3] */
+    /* acquire pairs with fr_queue_steal() [Q3] */
     uint64_t head = atomic_load_explicit(&q->head, memory_order_acquire);
     uint32_t steal = fr_queue_head_steal(head), real = fr_queue_head_real(head);
     /* Claim everything, unless a thief is making room; one that loaded the old head fails its CAS [Q4].
-     * release: pairs with fr_queue_steal_into(), which must not see this head with an older tail. relaxed on failure: the
+     * release: pairs with fr_queue_steal(), which must not see this head with an older tail. relaxed on failure: the
      * head is not looked at again. */
     if (steal == real && fr_queue_tail_owner(q) - real == FR_QUEUE_CAP &&
         atomic_compare_exchange_strong_explicit(&q->head, &head,
@@ -59,9 +59,9 @@ uint32_t fr_queue_overflow_solo_owner(struct fr_queue *q, void *item, void **out
     return FR_QUEUE_SPLIT;
 }
 
-/* Claims half of src. Returns how many (0: nothing to be had), the first at index *from; src's head then is
+/* Claims half of src, `most` at the most. Returns how many (0: nothing to be had), the first at index *from; src's head then is
  * (*from, *from + n) until fr_queue_unclaim_steal(). */
-static uint32_t fr_queue_claim_steal(struct fr_queue *src, uint32_t *from)
+static uint32_t fr_queue_claim_steal(struct fr_queue *src, uint32_t most, uint32_t *from)
 {
     /* acquire pairs with fr_queue_overflow_owner() and fr_queue_pop_owner() [Q1]: tail is not older than head. */
     uint64_t head = atomic_load_explicit(&src->head, memory_order_acquire);
@@ -72,6 +72,9 @@ static uint32_t fr_queue_claim_steal(struct fr_queue *src, uint32_t *from)
         }
         /* acquire pairs with fr_queue_push_owner() [Q4] */
         uint32_t avail = atomic_load_explicit(&src->tail, memory_order_acquire) - real, n = avail - avail / 2;
+        if (n > most) {
+            n = most;
+        }
         if (n == 0) {
             return 0;
         }
@@ -102,24 +105,14 @@ static void fr_queue_unclaim_steal(struct fr_queue *src)
         !atomic_compare_exchange_weak_explicit(&src->head, &head, next, memory_order_acq_rel, memory_order_relaxed));
 }
 
-uint32_t fr_queue_steal_into(struct fr_queue *src, struct fr_queue *dst, void **first)
+uint32_t fr_queue_steal(struct fr_queue *src, void **out, uint32_t most)
 {
-    /* Others may steal from dst meanwhile, which only makes room. */
-    if (fr_queue_space_owner(dst) < FR_QUEUE_CAP - FR_QUEUE_HALF) {
-        return 0;
-    }
-    uint32_t tail = fr_queue_tail_owner(dst), from, n = fr_queue_claim_steal(src, &from);
-    if (n == 0) {
-        return 0;
-    }
-    for (uint32_t i = 0; i + 1 < n; i++) {
-        fr_queue_slot_set(dst, tail + i, fr_queue_slot_get(src, from + i));
-    }
-    *first = fr_queue_slot_get(src, from + n - 1);
-    fr_queue_unclaim_steal(src);
-    if (n > 1) {
-        /* release pairs with fr_queue_claim_steal() [Q4] and, by the fence that follows, with fr_queue_len() [Q5] */
-        atomic_store_explicit(&dst->tail, tail + n - 1, memory_order_release);
+    uint32_t from, n = fr_queue_claim_steal(src, most, &from);
+    if (n) {
+        for (uint32_t i = 0; i < n; i++) {
+            out[i] = fr_queue_slot_get(src, from + i);
+        }
+        fr_queue_unclaim_steal(src);
     }
     return n;
 }

@@ -1,7 +1,7 @@
 /* queue: a worker's run queue, a bounded ring with one owner and many thieves. Tokio's queue.rs, but for the overflow, which
  * goes where the caller says.
  *
- * THREADS     *_owner: the owning worker only. fr_queue_steal_into(): the owner of dst, with src another's.
+ * THREADS     *_owner: the owning worker only. fr_queue_steal(): any but the owner.
  *             fr_queue_len(), fr_queue_pushed(): any, racy.
  * STATE       attached thread state: not needed; never calls Python, never blocks.
  * OWNERSHIP   items are opaque, non-NULL, and hold no reference (state.h [S1]).
@@ -9,8 +9,7 @@
  *                   real is the next item to pop; [steal, real) is what a thief has claimed and is still copying.
  *             tail  owner only: store release. Thieves: load acquire. Who parks: load seq_cst [Q5].
  *             slots relaxed atomics: the owner writes, owner and thieves read. A thief's read may lose the race for
- *                   the claim in no case: it reads only after its CAS. They are atomics for fr_queue_steal_into()'s
- *                   destination, which is written before tail and read after it by others.
+ *                   the claim in no case: it reads only after its CAS, and the owner writes it again only after [Q3].
  * INVARIANTS  All indices are free-running u32; slot = index mod CAP.
  *             Q1  0 <= tail - steal <= CAP, and steal <= real <= tail, modulo 2^32.
  *             Q2  steal == real <=> no thief is at work. One thief at a time; others give up.
@@ -54,9 +53,9 @@ struct fr_queue {
 
 void fr_queue_init(struct fr_queue *q);
 
-/* Takes half of src (rounded up): all but one go to the back of dst, which the caller owns, the newest of them to
- * *first. Returns how many in all; 0 when src is empty, another thief is at it, or dst is over half full. */
-uint32_t fr_queue_steal_into(struct fr_queue *src, struct fr_queue *dst, void **first);
+/* Takes the older half of another's queue (rounded up), at most `most`, into `out`. Returns how many; 0 when it is empty, or
+ * another thief is at it. */
+uint32_t fr_queue_steal(struct fr_queue *src, void **out, uint32_t most);
 
 /* After a push that found no room. 0: pushed, as a thief has made room. Else this many items, the new one the last of them, are
  * in `out` (of FR_QUEUE_SPLIT) and the caller's: half of the ring and the new one or, if a thief is at work, only that. */
@@ -99,7 +98,7 @@ static inline uint32_t fr_queue_tail_owner(const struct fr_queue *q)
 /* How many items fit before a push overflows. At least that many: thieves only make room. */
 static inline uint32_t fr_queue_space_owner(const struct fr_queue *q)
 {
-    /* acquire pairs with fr_queue_steal_into() [Q3] */
+    /* acquire pairs with fr_queue_steal() [Q3] */
     uint64_t head = atomic_load_explicit(&q->head, memory_order_acquire);
     return FR_QUEUE_CAP - (fr_queue_tail_owner(q) - fr_queue_head_steal(head));
 }
@@ -112,7 +111,7 @@ static inline bool fr_queue_push_owner(struct fr_queue *q, void *item)
     }
     uint32_t tail = fr_queue_tail_owner(q);
     fr_queue_slot_set(q, tail, item);
-    /* release pairs with fr_queue_steal_into() [Q4] and, by the fence that follows, with fr_queue_len() [Q5] */
+    /* release pairs with fr_queue_steal() [Q4] and, by the fence that follows, with fr_queue_len() [Q5] */
     atomic_store_explicit(&q->tail, tail + 1, memory_order_release);
     return true;
 }
@@ -130,7 +129,7 @@ static inline uint32_t fr_queue_push_batch_owner(struct fr_queue *q, void *const
     for (uint32_t i = 0; i < n; i++) {
         fr_queue_slot_set(q, tail + i, items[i]);
     }
-    /* release pairs with fr_queue_steal_into() [Q4] and, by the fence that follows, with fr_queue_len() [Q5] */
+    /* release pairs with fr_queue_steal() [Q4] and, by the fence that follows, with fr_queue_len() [Q5] */
     atomic_store_explicit(&q->tail, tail + n, memory_order_release);
     return n;
 }
@@ -139,7 +138,7 @@ static inline uint32_t fr_queue_push_batch_owner(struct fr_queue *q, void *const
 static inline void *fr_queue_pop_owner(struct fr_queue *q)
 {
     uint32_t tail = fr_queue_tail_owner(q);
-    /* acquire pairs with fr_queue_steal_into() [Q2]: when it has made steal == real, its reads are over. */
+    /* acquire pairs with fr_queue_steal() [Q2]: when it has made steal == real, its reads are over. */
     uint64_t head = atomic_load_explicit(&q->head, memory_order_acquire);
     for (;;) {
         uint32_t steal = fr_queue_head_steal(head), real = fr_queue_head_real(head);
@@ -148,7 +147,7 @@ static inline void *fr_queue_pop_owner(struct fr_queue *q)
         }
         /* A thief at work keeps its claim [steal, real); otherwise both move [Q2]. */
         uint64_t next = fr_queue_pack(steal == real ? real + 1 : steal, real + 1);
-        /* acq_rel/acquire pair with fr_queue_steal_into() [Q2] [Q4] */
+        /* acq_rel/acquire pair with fr_queue_steal() [Q2] [Q4] */
         if (atomic_compare_exchange_weak_explicit(&q->head, &head, next, memory_order_acq_rel, memory_order_acquire)) {
             return fr_queue_slot_get(q, real);
         }

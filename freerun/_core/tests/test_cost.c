@@ -1,5 +1,5 @@
-/* Proves rt/cost.h: a single outlier makes no kind of task long, several do; it is forgotten again; and where nothing changes
- * nothing is written. */
+/* Proves rt/cost.h: a single outlier makes no kind of task long, several do; it is forgotten again; where nothing changes
+ * nothing is written; and a backlog is the sum of what is queued. */
 #include "../rt/cost.h"
 #include "check.h"
 
@@ -50,33 +50,47 @@ static void test_a_mixed_kind_is_long(void)
     CHECK(fr_cost_get(&cost) > 30000);
 }
 
-/* Of a queue: a long one counts at once, and is forgotten when the next few were short. */
-static void test_queued(void)
+/* Only what another worker could take off; what is unknown or long is a backlog by itself. */
+static void test_share(void)
 {
-    struct fr_cost queue = {FR_COST_UNKNOWN};
-    fr_cost_queued(&queue, 1000);
-    CHECK(fr_cost_of(&queue, 256) < FR_COST_STEAL_NS);
-    fr_cost_queued(&queue, FR_COST_UNKNOWN);
-    CHECK(fr_cost_of(&queue, 1) >= FR_COST_WAKE_NS);
-    for (int i = 0; i < 20 * FR_COST_FORGET; i++) {
-        fr_cost_queued(&queue, 1000);
-    }
-    CHECK(fr_cost_of(&queue, 256) < FR_COST_STEAL_NS);
-    fr_cost_queued(&queue, FR_COST_LONG_NS + 1);
-    CHECK(fr_cost_of(&queue, 1) >= FR_COST_WAKE_NS);
+    CHECK(FR_COST_STEAL_NS < FR_COST_WAKE_NS);
+    CHECK(fr_cost_share(1) == 0);
+    CHECK(fr_cost_share(FR_COST_MOVE_NS) == 0);
+    CHECK(fr_cost_share(FR_COST_MOVE_NS + 2) == 2);
+    CHECK(fr_cost_share(FR_COST_LONG_NS) == FR_COST_LONG_NS - FR_COST_MOVE_NS);
+    CHECK(fr_cost_share(FR_COST_LONG_NS + 1) >= FR_COST_WAKE_NS);
+    CHECK(fr_cost_share(FR_COST_UNKNOWN) >= FR_COST_WAKE_NS);
 }
 
-static void test_what_is_won(void)
+/* [C3] One long task among many short ones is what it is, and not many long ones; beyond 2^32 too. */
+static void test_backlog(void)
 {
-    struct fr_cost cost = {FR_COST_UNKNOWN};
-    CHECK(fr_cost_of(&cost, 1000) == 0);
-    fr_cost_set(&cost, FR_COST_MOVE_NS);
-    CHECK(fr_cost_of(&cost, UINT32_MAX) == 0);
-    fr_cost_set(&cost, FR_COST_MOVE_NS + 2);
-    CHECK(fr_cost_of(&cost, 1000) == 2000);
-    fr_cost_set(&cost, UINT32_MAX / 8);
-    CHECK(fr_cost_of(&cost, 256) / 256 == UINT32_MAX / 8 - FR_COST_MOVE_NS); /* no overflow */
-    CHECK(FR_COST_STEAL_NS < FR_COST_WAKE_NS);
+    struct fr_backlog backlog = {0};
+    for (int i = 0; i < 100000; i++) {
+        fr_backlog_add(&backlog, fr_cost_share(1000));
+    }
+    CHECK(!fr_backlog_is_worth(&backlog, 100000, 1));
+    fr_backlog_add(&backlog, fr_cost_share(FR_COST_UNKNOWN));
+    CHECK(!fr_backlog_is_worth(&backlog, 100001, 1)); /* they are in its way */
+    CHECK(fr_backlog_is_worth(&backlog, 1, FR_COST_WAKE_NS));
+    CHECK(fr_backlog_is_worth(&backlog, 256, FR_COST_WAKE_NS));
+    for (int i = 0; i < 100000; i++) {
+        fr_backlog_add(&backlog, fr_cost_share(FR_COST_UNKNOWN));
+    }
+    CHECK(fr_backlog_is_worth(&backlog, 200001, UINT32_MAX));
+    for (int i = 0; i < 100000; i++) {
+        fr_backlog_sub(&backlog, fr_cost_share(FR_COST_UNKNOWN));
+    }
+    fr_backlog_sub(&backlog, fr_cost_share(FR_COST_UNKNOWN));
+    CHECK(atomic_load(&backlog.ns) == 0);
+}
+
+/* A task that takes 1 us at home takes a thief as long as FR_COST_MOVE_NS more: it stays a short one. */
+static void test_moved(void)
+{
+    CHECK(fr_cost_unmoved(FR_COST_MOVE_NS + 1000) == 1000);
+    CHECK(fr_cost_unmoved(FR_COST_MOVE_NS) == 1);
+    CHECK(fr_cost_unmoved(0) == 1);
 }
 
 /* [C2]: up, down, never unknown again. */
@@ -107,8 +121,9 @@ int main(int argc, char **argv)
     test_an_outlier_makes_none_long();
     test_it_falls();
     test_a_mixed_kind_is_long();
-    test_queued();
-    test_what_is_won();
+    test_share();
+    test_backlog();
+    test_moved();
     test_it_is_written_rarely();
     return check_end();
 }

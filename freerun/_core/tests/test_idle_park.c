@@ -432,10 +432,12 @@ static struct task *worker_steal(struct worker *w)
     uint32_t start = rng_below(&w->rng, rt->nworkers);
     for (uint32_t i = 0; i < rt->nworkers; i++) {
         struct worker *victim = &rt->workers[(start + i) % rt->nworkers];
-        void *first;
-        if (victim != w && fr_queue_steal_into(&victim->queue, &w->queue, &first) > 0) {
+        void *stolen[FR_QUEUE_CAP];
+        uint32_t n = victim != w ? fr_queue_steal(&victim->queue, stolen, fr_queue_space_owner(&w->queue)) : 0;
+        if (n > 0) {
             w->steals++;
-            return first;
+            fr_queue_push_batch_owner(&w->queue, stolen + 1, n - 1);
+            return stolen[0];
         }
     }
     return fr_inject_pop(&rt->inject);

@@ -115,25 +115,22 @@ static void test_overflow_while_stolen_from(uint32_t start)
     CHECK_EQ(fr_queue_head_steal(atomic_load(&q.head)), start);
     CHECK_EQ(fr_queue_space_owner(&q), 0); /* popped, but not free before the thief is through [Q3] */
     CHECK_EQ(overflow(&q, item(CAP), false, out), 1);
-    struct fr_queue thief;
-    void *first;
-    fr_queue_init(&thief);
-    CHECK_EQ(fr_queue_steal_into(&q, &thief, &first), 0); /* [Q2] */
+    void *stolen[CAP];
+    CHECK_EQ(fr_queue_steal(&q, stolen, CAP), 0); /* [Q2] */
     uint32_t real = fr_queue_head_real(atomic_load(&q.head));
     atomic_store(&q.head, fr_queue_pack(real, real));
     CHECK(fr_queue_push_owner(&q, item(CAP)));
-    CHECK_EQ(fr_queue_steal_into(&q, &thief, &first), (CAP - 1) - (CAP - 1) / 2);
+    CHECK_EQ(fr_queue_steal(&q, stolen, CAP), (CAP - 1) - (CAP - 1) / 2);
 }
 
 /* A thief makes room between the push that found none and the overflow: nothing is given up. */
 static void test_overflow_after_steal(uint32_t start)
 {
-    struct fr_queue q, thief;
-    void *out[CAP], *first;
+    struct fr_queue q;
+    void *out[CAP], *stolen[CAP];
     queue_init_at(&q, start);
-    fr_queue_init(&thief);
     fill(&q, false);
-    CHECK_EQ(fr_queue_steal_into(&q, &thief, &first), CAP / 2);
+    CHECK_EQ(fr_queue_steal(&q, stolen, CAP), CAP / 2);
     CHECK_EQ(overflow(&q, item(CAP), false, out), 0);
     CHECK(out[0] == NULL);
     CHECK_EQ(fr_queue_len(&q), CAP / 2 + 1);
@@ -143,37 +140,28 @@ static void test_overflow_after_steal(uint32_t start)
     CHECK(fr_queue_pop_owner(&q) == NULL);
 }
 
+/* The older half, in order, and no more than asked for. */
 static void test_steal(uint32_t start)
 {
     for (uint32_t have = 0; have <= CAP; have++) {
-        for (uint32_t mine = 0; mine <= CAP; mine += CAP / 4 + 1) {
-            struct fr_queue src, dst;
-            void *first = NULL;
-            queue_init_at(&src, start);
-            queue_init_at(&dst, start + 7);
+        for (uint32_t most = 0; most <= CAP; most += CAP / 4 + 1) {
+            struct fr_queue q;
+            void *stolen[CAP] = {NULL};
+            queue_init_at(&q, start);
             for (uint64_t n = 0; n < have; n++) {
-                CHECK(fr_queue_push_owner(&src, item(n)));
+                CHECK(fr_queue_push_owner(&q, item(n)));
             }
-            for (uint64_t n = 0; n < mine; n++) {
-                CHECK(fr_queue_push_owner(&dst, item(1000 + n)));
-            }
-            uint32_t got = fr_queue_steal_into(&src, &dst, &first);
-            CHECK_EQ(got, mine > CAP / 2 ? 0 : have - have / 2);
-            CHECK_EQ(fr_queue_len(&src), have - got);
-            CHECK_EQ(fr_queue_len(&dst), mine + got - (got > 0));
-            if (got > 0) {
-                CHECK(first == item(got - 1));
-            }
-            for (uint64_t n = 0; n < mine; n++) {
-                CHECK(fr_queue_pop_owner(&dst) == item(1000 + n));
-            }
-            for (uint64_t n = 0; n + 1 < got; n++) {
-                CHECK(fr_queue_pop_owner(&dst) == item(n));
+            uint32_t half = have - have / 2, got = fr_queue_steal(&q, stolen, most);
+            CHECK_EQ(got, half < most ? half : most);
+            CHECK_EQ(fr_queue_len(&q), have - got);
+            CHECK_EQ(fr_queue_space_owner(&q), CAP - (have - got)); /* given back [Q3] */
+            for (uint64_t n = 0; n < CAP; n++) {
+                CHECK(stolen[n] == (n < got ? item(n) : NULL));
             }
             for (uint64_t n = got; n < have; n++) {
-                CHECK(fr_queue_pop_owner(&src) == item(n));
+                CHECK(fr_queue_pop_owner(&q) == item(n));
             }
-            CHECK(fr_queue_pop_owner(&src) == NULL && fr_queue_pop_owner(&dst) == NULL);
+            CHECK(fr_queue_pop_owner(&q) == NULL);
         }
     }
 }
@@ -359,13 +347,17 @@ static void steal(struct actor *a)
 {
     struct arena *arena = a->arena;
     uint32_t victim = rng_below(&a->rng, arena->nworkers);
-    void *first = NULL;
+    struct fr_queue *mine = &arena->queues[a->id];
+    void *stolen[CAP];
     CHECK(fr_queue_len(&arena->queues[victim]) <= CAP);
-    if (victim == a->id || fr_queue_steal_into(&arena->queues[victim], &arena->queues[a->id], &first) == 0) {
+    uint32_t most = rng_below(&a->rng, fr_queue_space_owner(mine) + 1); /* the room only grows while we look away */
+    uint32_t n = victim == a->id ? 0 : fr_queue_steal(&arena->queues[victim], stolen, most);
+    if (n == 0) {
         return;
     }
     atomic_fetch_add_explicit(&arena->steals, 1, memory_order_relaxed);
-    take(arena, first);
+    take(arena, stolen[0]);
+    CHECK_EQ(fr_queue_push_batch_owner(mine, stolen + 1, n - 1), n - 1);
 }
 
 static void *worker_main(void *arg)
