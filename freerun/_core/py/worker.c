@@ -432,11 +432,12 @@ static void recount(struct fr_worker *worker, struct fr_worker *victim, void **b
     fr_backlog_sub(&victim->backlog, theirs);
 }
 
-/* Half of what the victim has spilled, which is the oldest it has, else half of its ring, as far as there is room for it; how
- * many. They count as queued here. */
-static uint32_t steal_from(struct fr_worker *worker, struct fr_worker *victim, void **batch)
+/* Half of what the victim has spilled, which is the oldest it has, else half of its ring, at most `most` and as far as there is
+ * room for it; how many. They count as queued here. */
+static uint32_t steal_from(struct fr_worker *worker, struct fr_worker *victim, void **batch, uint32_t most)
 {
-    uint32_t space = fr_queue_space_owner(&worker->queue), most = space < PULL_MAX ? space : PULL_MAX;
+    uint32_t space = fr_queue_space_owner(&worker->queue), room = space < PULL_MAX ? space : PULL_MAX;
+    most = most < room ? most : room;
     uint32_t half = fr_spill_len(&victim->spill) / 2 + 1;
     uint32_t n = fr_spill_take(&victim->spill, batch, half < most ? half : most);
     if (!n) {
@@ -452,7 +453,7 @@ static uint32_t steal_from(struct fr_worker *worker, struct fr_worker *victim, v
 static void *steal_backlog(struct fr_worker *worker, struct fr_worker *victim)
 {
     void *batch[PULL_MAX];
-    uint32_t n = has_backlog(victim, 1, FR_COST_STEAL_NS) ? steal_from(worker, victim, batch) : 0;
+    uint32_t n = has_backlog(victim, 1, FR_COST_STEAL_NS) ? steal_from(worker, victim, batch, PULL_MAX) : 0;
     if (!n) {
         return NULL;
     }
@@ -486,8 +487,8 @@ static void *steal_from_others(struct fr_worker *worker)
 }
 
 /* Where every worker always has something of its own, none ever searches, and who is queued with the busiest waits the
- * longest. So with each look at the driver one that has less than half of what another has takes half of that, behind its
- * own. Afterwards neither has twice as much as the other, so that nothing goes to and fro. */
+ * longest. So with each look at the driver a worker compares itself with another, and takes half of what that has more, behind
+ * its own. */
 static void balance(struct fr_worker *worker)
 {
     struct fr_runtime *rt = worker->rt;
@@ -495,9 +496,11 @@ static void balance(struct fr_worker *worker)
         return;
     }
     struct fr_worker *victim = &rt->workers[fr_random(worker) % rt->nqueues];
-    if (victim != worker && has_backlog(victim, 2 * fr_worker_depth(worker) + 2, FR_COST_STEAL_NS)) {
+    uint32_t mine = fr_worker_depth(worker), clearly_more = mine + mine / 4 + 2;
+    if (victim != worker && has_backlog(victim, clearly_more, FR_COST_STEAL_NS)) {
         void *batch[PULL_MAX];
-        push_batch(worker, batch, steal_from(worker, victim, batch));
+        uint32_t theirs = fr_worker_depth(victim), more = theirs > mine ? theirs - mine : 0; /* it goes on meanwhile */
+        push_batch(worker, batch, steal_from(worker, victim, batch, more / 2));
     }
 }
 
