@@ -250,4 +250,4 @@ def test_one_long_task_makes_no_backlog_of_many_short_ones(rt: freerun.Runtime) 
         return counts
 
     counts = rt.block_on(main)
-    assert sum(counts) < 200, counts  # of 10,000
+    assert sum(counts) < 1000, counts  # of 10,000; some 3,000 where two workers took each for as long as the long one
