@@ -18,8 +18,10 @@ def _known(cls: type, counters: Mapping[str, Any]) -> dict[str, Any]:
 class WorkerMetrics:
     """One worker's counters since the runtime started, and its queue now.
 
-    `polls` tasks polled; `local_queue_depth` tasks in its queue; `parks` times it went to sleep; `steals` tasks taken
-    from others, in `steal_attempts` tries; `overflows` times its ring was full and half of it was put aside;
+    `polls` tasks polled; `local_queue_depth` tasks in its queue; `backlog_ns` nanoseconds of those that others could
+    take off it, as far as their costs are known, which is what makes others steal (0 with one worker); `parks` times it
+    went to sleep; `steals` tasks taken from others, in `steal_attempts` tries; `overflows` times its ring was full and
+    half of it was put aside;
     `lifo_hits` tasks run from the slot for the task woken last; `driver_turns` times it looked for I/O and timers;
     `stuck` whether it has been in one poll for long, other than to spawn. Thread safety: immutable.
     Tokio: `RuntimeMetrics::worker_*`.
@@ -36,6 +38,7 @@ class WorkerMetrics:
 
     polls: int = 0
     local_queue_depth: int = 0
+    backlog_ns: int = 0
     parks: int = 0
     steals: int = 0
     steal_attempts: int = 0

@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable
 
 import pytest
-from support import PATIENCE, SEVERAL, only, until
+from support import PATIENCE, SEVERAL, only, until, wait_until
 
 import freerun
 
@@ -226,28 +226,42 @@ def test_who_is_queued_with_the_busiest_worker_waits_no_longer(rt: freerun.Runti
 
 
 @only(*SEVERAL)
-def test_one_long_task_makes_no_backlog_of_many_short_ones(rt: freerun.Runtime) -> None:
-    """A task whose polls take some time is queued behind many that are over in no time: those stay where they are."""
+def test_a_backlog_is_of_what_is_queued(rt: freerun.Runtime) -> None:
+    """Whatever way tasks come and go, by a spawn here or on another thread, a yield, a thief or the driver: when none
+    is queued there is no backlog. What is left would stay for good, and have short tasks stolen."""
+    over = threading.Event()
 
-    async def takes_its_time() -> None:
-        end = time.perf_counter() + 0.00001
-        while time.perf_counter() < end:
-            pass
+    async def takes_some_time(times: int) -> None:
+        for _ in range(times):
+            time.sleep(0.0003)  # the poll, blocking on purpose: a backlog by itself
+            await freerun.yield_now()
 
-    async def main() -> list[int]:
-        for _ in range(50):
-            await freerun.spawn(takes_its_time)
-        await learn_that_they_are_short()
-        counts = []
-        for _ in range(100):
-            before = total(rt, "steals")
-            handles = start(*[nothing] * 100)
-            long = freerun.spawn(takes_its_time)
+    async def sleeps() -> None:
+        await freerun.time.sleep(0.001)
+        await takes_some_time(1)
+
+    def from_outside() -> None:
+        while not over.is_set():
+            rt.spawn(takes_some_time, 0).detach()
+            time.sleep(0.0001)
+
+    async def main() -> None:
+        end = time.monotonic() + 0.7
+        while time.monotonic() < end:
+            handles = [freerun.spawn(each) for each in (sleeps, sleeps) for _ in range(4)]
+            handles += [freerun.spawn(takes_some_time, 2) for _ in range(4)]
             for handle in handles:
                 await handle
-            await long
-            counts.append(total(rt, "steals") - before)
-        return counts
+            await freerun.time.sleep(0.002)
+        over.set()
 
-    counts = rt.block_on(main)
-    assert sum(counts) < 1000, counts  # of 10,000; some 3,000 where two workers took each for as long as the long one
+    threads = [threading.Thread(target=from_outside) for _ in range(2)]
+    for thread in threads:
+        thread.start()
+    rt.block_on(main)
+    for thread in threads:
+        thread.join()
+    wait_until(lambda: rt.metrics().alive_tasks == 0)
+    assert total(rt, "steals") > 0
+    assert total(rt, "local_queue_depth") == 0
+    assert total(rt, "backlog_ns") == 0

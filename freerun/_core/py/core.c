@@ -998,10 +998,10 @@ static PyObject *worker_metrics(struct fr_worker *w)
 {
     /* relaxed, all: monotonic counters for people */
 #define COUNT(field) (unsigned long long)atomic_load_explicit(&w->field, memory_order_relaxed)
-    return Py_BuildValue("{s:K,s:I,s:K,s:K,s:K,s:K,s:K,s:K,s:O}", "polls", (COUNT(polls) + 1) / 2, "local_queue_depth",
-                         fr_worker_depth(w), "parks", COUNT(parks), "steals", COUNT(steals), "steal_attempts",
-                         COUNT(steal_tries), "overflows", COUNT(overflows), "lifo_hits", COUNT(lifo_hits),
-                         "driver_turns", COUNT(turns), "stuck",
+    return Py_BuildValue("{s:K,s:I,s:K,s:K,s:K,s:K,s:K,s:K,s:K,s:O}", "polls", (COUNT(polls) + 1) / 2,
+                         "local_queue_depth", fr_worker_depth(w), "backlog_ns", COUNT(backlog.ns), "parks",
+                         COUNT(parks), "steals", COUNT(steals), "steal_attempts", COUNT(steal_tries), "overflows",
+                         COUNT(overflows), "lifo_hits", COUNT(lifo_hits), "driver_turns", COUNT(turns), "stuck",
                          atomic_load_explicit(&w->stuck, memory_order_relaxed) ? Py_True : Py_False);
 #undef COUNT
 }

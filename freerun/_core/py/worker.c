@@ -4,6 +4,7 @@
  * - the LIFO slot of a worker that has been in one poll for long (`stuck`, set by the watch) may be stolen;
  * - a push looks at the idle word with a fence and a load, not an RMW, and only where others may have to take part;
  * - nobody is woken for, and nobody steals, what its own worker will have done in a moment: rt/cost.h;
+ * - a worker takes some of what a busier one has queued even if it is not idle: balance();
  * - before it parks, a worker with a brief blocking call under way, or mail due from another interpreter, spins for it: spin_before_park().
  *
  * The LIFO slot: the owner swaps tasks in and out; a thief takes one by exchange when the owner is stuck. A task in it
@@ -515,7 +516,10 @@ static void *steal(struct fr_worker *worker)
         return NULL;
     }
     void *task = steal_from_others(worker);
-    return task ? task : pull_injector(worker);
+    if (!task && (task = pull_injector(worker))) {
+        strike(worker, task);
+    }
+    return task;
 }
 
 void *fr_worker_find(struct fr_worker *worker)
@@ -811,7 +815,7 @@ bool fr_worker_run_task(struct fr_worker *worker, struct fr_task *task, uint64_t
     } else {
         end_untimed_turn(worker, now);
     }
-    notify_of_backlog(worker, 1); /* what was short may be known as long by now */
+    notify_of_backlog(worker, 1); /* it was away, and cannot know who went to sleep meanwhile */
     return true;
 }
 
