@@ -209,7 +209,7 @@ def test_who_is_queued_with_the_busiest_worker_waits_no_longer(rt: freerun.Runti
 
     async def takes_turns() -> None:
         for _ in range(rounds):
-            time.sleep(0.001)
+            time.sleep(0.001)  # the poll, as above
             await freerun.yield_now()
 
     async def main() -> None:
@@ -237,22 +237,22 @@ def test_a_backlog_is_of_what_is_queued(rt: freerun.Runtime) -> None:
             await freerun.yield_now()
 
     async def sleeps() -> None:
-        await freerun.time.sleep(0.001)
+        await freerun.time.sleep(0.001)  # woken by the driver's turn, whoever has it
         await takes_some_time(1)
 
     def from_outside() -> None:
         while not over.is_set():
             rt.spawn(takes_some_time, 0).detach()
-            time.sleep(0.0001)
+            time.sleep(0.0001)  # so that it often meets a worker that searches: what it brings is taken on another way
 
     async def main() -> None:
         end = time.monotonic() + 0.7
         while time.monotonic() < end:
-            handles = [freerun.spawn(each) for each in (sleeps, sleeps) for _ in range(4)]
+            handles = [freerun.spawn(sleeps) for _ in range(8)]
             handles += [freerun.spawn(takes_some_time, 2) for _ in range(4)]
             for handle in handles:
                 await handle
-            await freerun.time.sleep(0.002)
+            await freerun.time.sleep(0.002)  # the workers park meanwhile, but for what comes from outside
         over.set()
 
     threads = [threading.Thread(target=from_outside) for _ in range(2)]

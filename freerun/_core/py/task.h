@@ -75,8 +75,7 @@ struct fr_task {
     uint8_t duty : 2;  /* of a blocking call; constant once it is queued */
     bool in_given : 1; /* `context` is not its own: whoever polls in it has it in claims.c */
     struct fr_mutex lock;
-    uint32_t
-        share; /* what it adds to the backlog of the queue that it is in, rt/cost.h; its holder's, as the queues' rules say */
+    uint32_t share; /* what it adds to the backlog that it is queued in, rt/cost.h; whose the task is */
     PyObject *coro; /* kind CORO: the coroutine or iterator; else the awaitable or callable */
     PyObject *args; /* tuple or NULL; of few arguments the first: a tuple less to make, and to collect */
     PyObject *more[FR_FEW_ARGS - 1]; /* the others, only as many as `few` says */

@@ -712,8 +712,7 @@ static bool costs_nothing(struct fr_worker *worker, const struct fr_task *task)
     if (!has_others(worker->rt)) {
         return true;
     }
-    uint32_t cost = known_cost(task);
-    return cost != FR_COST_UNKNOWN && cost <= FR_COST_MOVE_NS;
+    return fr_cost_share(known_cost(task)) == 0;
 }
 
 /* Whether to read the clock in this turn. To read it costs a tenth of a short poll (17 ns on a virtual machine). Once
