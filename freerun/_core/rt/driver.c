@@ -249,7 +249,7 @@ static int64_t sleep_timeout(struct fr_driver *driver, int64_t timeout_ns)
     }
     driver->sleeping = limit <= now ? 0 : limit;
     fr_mutex_unlock(&driver->timer_lock);
-    uint64_t left = limit == UINT64_MAX ? UINT64_MAX : limit <= now ? 0 : limit - now;
+    uint64_t left = limit == UINT64_MAX ? UINT64_MAX : limit <= now ? 0 : limit - now + driver->grace_ns;
     uint64_t alarm = until_alarm(driver);
     if (alarm < left) {
         left = alarm;

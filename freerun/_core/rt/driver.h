@@ -1,6 +1,6 @@
 /* driver: poller and timers of one runtime, driven by exactly one thread at a time.
  *
- * THREADS    fr_driver_acquire/release: any. fr_driver_turn: the owner only. Everything else: any thread.
+ * THREADS    fr_driver_acquire/release: any. fr_driver_turn, grace_ns: the owner only. Everything else: any thread.
  * STATE      detached (no Python thread state held) for a turn that may sleep; otherwise either.
  * OWNERSHIP  an fr_io lives in type-stable memory: a stale event finds a valid fr_io whose generation
  *            differs. A waiter's task reference moves to the `wake` callback.
@@ -23,6 +23,8 @@
  *               set before its task is woken, and nothing of the request is touched after `done`.
  *            D6 `fired` is the last thing the driver writes into an fr_sleep, and before it wakes the task: whoever
  *               sees it owns the memory, and a task that was woken by it sees it.
+ *            D8 who sleeps does so until `grace_ns` after the first timer is due, at the latest: for that long it leaves the
+ *               timers to another thread that calls fr_driver_fire_timers() all the time. Never early, as before.
  * LOCKS      timer_lock, io->lock and slab->lock are leaves: nothing is called while one is held but list and wheel
  *            functions and the poller's add and remove, whose own lock is innermost.
  * SHUTDOWN   fr_driver_destroy when no thread can take a turn any more and none of the runtime's own tasks waits; open
@@ -96,6 +98,7 @@ struct fr_driver {
     void (*wake)(void *ctx, void *task); /* takes over the reference; never called under a lock */
     uint64_t (*now)(void *ctx);          /* the runtime's clock, which may be paused */
     _Atomic uint64_t alarm_ns;           /* fr_clock_ns() at which wake(ctx, NULL) is called; 0: none; paused or not */
+    uint64_t grace_ns;                   /* owner; see [D8] */
     _Atomic bool frozen;                 /* the clock is paused: timers do not limit a sleep; relaxed */
     void *ctx;
 
@@ -186,7 +189,7 @@ static inline bool fr_file_is_done(struct fr_file_op *op)
 uint64_t fr_driver_tick_after(const struct fr_driver *driver, uint64_t ns);
 /* Next deadline in ns, UINT64_MAX if none. */
 uint64_t fr_driver_next_deadline(struct fr_driver *driver);
-/* Fires what is due at `now_ns`; how many. Used by a turn, and by the paused clock. */
+/* Fires what is due at `now_ns`; how many. Any thread: used by a turn, by who finds the driver taken, and by the paused clock. */
 int fr_driver_fire_timers(struct fr_driver *driver, uint64_t now_ns);
 
 /* Registers fd edge-triggered for both directions; `ready` is what it is assumed to be ready for until a system call or

@@ -119,7 +119,65 @@ static void test_earlier_deadline_wakes_the_sleeper(void)
     stop(&driver);
 }
 
-/* Threads arm and disarm at random while one drives: every timer either fired once or was taken back. */
+static bool sleeps(struct fr_driver *driver)
+{
+    fr_mutex_lock(&driver->timer_lock);
+    bool sleeps = driver->sleeping != 0;
+    fr_mutex_unlock(&driver->timer_lock);
+    return sleeps;
+}
+
+static void *sleep_for_ever(void *arg)
+{
+    CHECK_EQ(fr_driver_turn(arg, -1), 0); /* kicked, it has woken nobody */
+    return NULL;
+}
+
+/* [D8] while it sleeps with a grace another thread fires what is due. */
+static void test_grace_leaves_timers_to_another(void)
+{
+    struct fr_driver driver;
+    struct fr_sleep sleep = {.task = NULL};
+    woken count = 0;
+    pthread_t thread;
+    start(&driver);
+    driver.grace_ns = UINT64_C(50000000000);
+    uint64_t deadline = fr_clock_ns() + 2000000;
+    CHECK(fr_driver_sleep_arm(&driver, &sleep, deadline, &count));
+    CHECK_EQ(pthread_create(&thread, NULL, sleep_for_ever, &driver), 0);
+    while (!sleeps(&driver)) {
+        sched_yield();
+    }
+    while (fr_driver_fire_timers(&driver, fr_clock_ns()) == 0) {
+        sched_yield();
+    }
+    CHECK(fr_clock_ns() >= deadline && fr_driver_sleep_fired(&sleep));
+    CHECK_EQ(count, 1);
+    fr_driver_kick(&driver);
+    pthread_join(thread, NULL);
+    CHECK_EQ(count, 1);
+    stop(&driver);
+}
+
+/* [D8] and where nobody does it fires them itself. */
+static void test_grace_ends(void)
+{
+    struct fr_driver driver;
+    struct fr_sleep sleep = {.task = NULL};
+    woken count = 0;
+    start(&driver);
+    driver.grace_ns = 2000000;
+    uint64_t deadline = fr_clock_ns() + 1000000;
+    CHECK(fr_driver_sleep_arm(&driver, &sleep, deadline, &count));
+    while (!fr_driver_sleep_fired(&sleep)) {
+        CHECK(fr_driver_turn(&driver, -1) >= 0); /* hangs (and alarm() ends it) if it waits for the other */
+    }
+    CHECK(fr_clock_ns() >= deadline);
+    CHECK_EQ(count, 1);
+    stop(&driver);
+}
+
+/* Threads arm, disarm and fire at random while one drives: every timer either fired once or was taken back. */
 struct timer_thread {
     struct fr_driver *driver;
     struct rng rng;
@@ -142,6 +200,9 @@ static void *timer_stress(void *arg)
         for (uint64_t i = 0; i < patience && !fr_driver_sleep_fired(&sleep); i++) {
             sched_yield();
         }
+        if (rng_below(&self->rng, 4) == 0) {
+            fr_driver_fire_timers(self->driver, fr_clock_ns());
+        }
         if (fr_driver_sleep_disarm(self->driver, &sleep)) {
             self->taken_back++;
             CHECK_EQ(count, 0);
@@ -162,13 +223,15 @@ static void test_timer_stress(struct check_env *env)
     struct fr_driver driver;
     struct timer_thread threads[THREADS];
     pthread_t ids[THREADS];
+    struct rng rng = {env->seed};
     uint64_t until = fr_clock_ns() + env->stress_ns / 2;
     start(&driver);
     for (int i = 0; i < THREADS; i++) {
-        threads[i] = (struct timer_thread){.driver = &driver, .rng = {env->seed + (uint64_t)i}, .until = until};
+        threads[i] = (struct timer_thread){.driver = &driver, .rng = {env->seed + 1 + (uint64_t)i}, .until = until};
         CHECK_EQ(pthread_create(&ids[i], NULL, timer_stress, &threads[i]), 0);
     }
     while (fr_clock_ns() < until + 20000000) {
+        driver.grace_ns = rng_below(&rng, 2) * 500000;
         CHECK(fr_driver_turn(&driver, 1000000) >= 0);
     }
     for (int i = 0; i < THREADS; i++) {
@@ -459,6 +522,8 @@ static void test_all(struct check_env *env)
     test_timer_never_early();
     test_disarmed_timer_does_not_fire();
     test_earlier_deadline_wakes_the_sleeper();
+    test_grace_leaves_timers_to_another();
+    test_grace_ends();
     test_readiness();
     test_clear_loses_to_an_edge();
     test_close_and_claims();
