@@ -189,7 +189,7 @@ def check_script(source: str, *arguments: str, **options: Any) -> str:
 
 
 HEAP_IN_USE = """
-import ctypes, gc, sys
+import ctypes, gc, sys, time
 
 class MallInfo(ctypes.Structure):
     names = "arena ordblks smblks hblks hblkhd usmblks fsmblks uordblks fordblks keepcost"
@@ -202,8 +202,16 @@ def in_use():  # objects, and bytes of the C heap; what is in RAM tells more of 
     gc.collect()
     info = mallinfo()
     return sys.getallocatedblocks(), info.uordblks + info.hblkhd
+
+def settled():  # the same, once the workers, that sleep, have given back what they kept: some thousand at a time
+    size = in_use()
+    while True:
+        time.sleep(0.15)
+        before, size = size, in_use()
+        if size[0] > before[0] - 500 and size[1] > before[1] - 100_000:
+            return size
 """
-"""For scripts that look for leaks: `in_use()`."""
+"""For scripts that look for leaks: `in_use()`, `settled()`."""
 
 
 def seeded() -> random.Random:

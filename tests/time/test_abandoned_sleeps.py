@@ -41,7 +41,7 @@ with freerun.Builder.new_current_thread().build() if flavor == "current_thread" 
     for _ in range(ROUNDS):
         rt.block_on(one_round, [])
         assert rt.metrics().alive_tasks == 0
-        sizes.append(in_use())
+        sizes.append(settled())
     # A sleep left in the wheel would keep its task: several objects, 500 bytes. The least of a few rounds, since a
     # thread that stands in for a worker has free lists of its own while it lives.
     done = PER_ROUND * (ROUNDS - 9)

@@ -86,7 +86,7 @@ with freerun.Builder.new_current_thread().build() if flavor == "current_thread" 
     for _ in range(ROUNDS):
         rt.block_on(globals()[what])
         assert rt.metrics().alive_tasks == 0
-        sizes.append(in_use())
+        sizes.append(settled())
 # A quarter of per_round is the least that anything is done in a round; each left behind is an object or 150 bytes.
 # The least of a few rounds, since a thread that stands in for a worker has free lists while it lives; and half of what
 # would be left behind, since those of a worker that is seldom needed may fill later: 1,024 objects of a kind.

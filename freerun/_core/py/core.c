@@ -744,6 +744,12 @@ static int build(struct fr_runtime *rt, const struct config *c)
         return -1;
     }
     atomic_store(&rt->driver.frozen, c->start_paused != 0);
+    int32_t pieces = 0; /* for whom nobody would tell that it sleeps */
+#ifdef Py_GIL_DISABLED
+    pieces = rt->current_thread ? 0 : FR_FREE_PIECES;
+#endif
+    atomic_store_explicit(&rt->free_pieces, pieces, memory_order_relaxed); /* no thread runs here yet */
+    atomic_store_explicit(&rt->attending, 0, memory_order_relaxed);        /* the same */
     for (uint32_t i = 0; i < rt->nqueues; i++) {
         fr_worker_init(&rt->workers[i], rt, i);
     }

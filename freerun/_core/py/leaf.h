@@ -17,6 +17,7 @@
 #define FR_LEAF_H
 
 #include "rt/clock.h"
+#include "rt/prefetch.h"
 #include "rt/wakes.h"
 #include "runtime.h"
 
@@ -264,12 +265,18 @@ static inline void **fr_free_link(PyObject *object)
 static inline PyObject *fr_recycle(PyTypeObject *type, enum fr_free_kind kind)
 {
     struct fr_worker *worker = fr_thread.worker;
-    if (!worker || !worker->free[kind].head || worker->free[kind].type != type) {
+    struct fr_free_list *list = worker ? &worker->free[kind] : NULL;
+    if (!list || list->type != type) {
         return NULL;
     }
-    PyObject *object = worker->free[kind].head;
-    worker->free[kind].head = *fr_free_link(object);
-    worker->free[kind].count--;
+    PyObject *object = list->head;
+    if (!object) {
+        fr_worker_missed(worker, &list->room);
+        return NULL;
+    }
+    list->head = *fr_free_link(object);
+    fr_prefetch(list->head, sizeof(PyObject) + sizeof(void *)); /* of many the next is in no cache */
+    list->room.count--;
     _Py_NewReference(object);
     return object;
 }
@@ -339,11 +346,12 @@ static inline PyObject *fr_alloc_gc(PyTypeObject *type, enum fr_free_kind kind)
 static inline void fr_dealloc(PyObject *object, enum fr_free_kind kind)
 {
     struct fr_worker *worker = fr_thread.worker;
+    struct fr_free_list *list = worker ? &worker->free[kind] : NULL;
     PyTypeObject *type = Py_TYPE(object);
-    if (worker && worker->free[kind].type == type && worker->free[kind].count < FR_FREE_MAX) {
-        *fr_free_link(object) = worker->free[kind].head;
-        worker->free[kind].head = object;
-        worker->free[kind].count++;
+    if (list && list->type == type && list->room.count < list->room.most) {
+        *fr_free_link(object) = list->head;
+        list->head = object;
+        list->room.count++;
         return;
     }
     type->tp_free(object);

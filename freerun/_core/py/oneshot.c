@@ -60,7 +60,7 @@ struct sleeper {
     _Atomic uint32_t refs;
 };
 
-enum { FREE_CHANNELS_MAX = FR_FREE_MAX };
+enum { FREE_CHANNELS_MAX = FR_FREE_KEEP };
 
 static bool is_value(uintptr_t slot)
 {

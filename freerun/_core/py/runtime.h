@@ -36,15 +36,27 @@
 
 enum fr_phase { FR_PHASE_RUNNING, FR_PHASE_CANCELLING, FR_PHASE_CLOSING, FR_PHASE_STOPPED };
 
+/* What a worker keeps for reuse of each kind: FR_FREE_KEEP objects, FR_FREE_TASKS_KEEP tasks. To get memory and to give it back
+ * is a quarter of a short task's life where there are many. So, while it works, also as many more as it once had to make, in
+ * pieces of FR_FREE_PIECE, as long as all lists of the runtime together have no more than FR_FREE_PIECES of them. When it sleeps
+ * trim() in worker.c gives them back. */
+enum { FR_FREE_KEEP = 1024, FR_FREE_TASKS_KEEP = 8192, FR_FREE_PIECE = 1024, FR_FREE_PIECES = 512, FR_SITE_CACHE = 16 };
+_Static_assert(FR_FREE_KEEP % FR_FREE_PIECE == 0 && FR_FREE_TASKS_KEEP % FR_FREE_PIECE == 0,
+               "a list ends with a piece");
+
+/* How many a free list has, and takes. Owner only. */
+struct fr_room {
+    uint32_t count, most;
+    uint32_t missed; /* it had none so often, since that made room for more */
+};
+
 /* Python objects kept for reuse by one worker. They keep the reference to their type. */
 struct fr_free_list {
     PyTypeObject *type;
     PyObject *head;
     PyObject *spare; /* one that is alive, or NULL; see fr_spare_take() */
-    uint32_t count;
+    struct fr_room room;
 };
-
-enum { FR_FREE_MAX = 1024, FR_FREE_TASKS_MAX = 8192, FR_SITE_CACHE = 16 };
 
 struct fr_site_cache {
     uintptr_t code;
@@ -57,6 +69,7 @@ struct fr_worker {
     struct fr_spill spill;             /* what did not fit into it */
     _Alignas(64) _Atomic(void *) lifo; /* shared: owner and thieves, see worker.c */
     struct fr_parker parker;           /* shared */
+    _Atomic bool attends;              /* counted in rt->attending; owner, and the watch, which clears it */
 
     /* Owner only. */
     _Alignas(64) struct fr_runtime *rt;
@@ -82,7 +95,7 @@ struct fr_worker {
     struct fr_spin spin;  /* how long it waits for a brief call, or another interpreter */
     uint64_t next_id, last_id;
     struct fr_task *free_tasks;
-    uint32_t free_task_count;
+    struct fr_room free_task_room;
     uint32_t free_channel_count;
     struct fr_channel *free_channels; /* oneshot.c */
     struct fr_free_list free[FR_FREE_KINDS];
@@ -97,6 +110,7 @@ struct fr_worker {
     struct fr_backlog backlog; /* of what is queued here; any */
     _Atomic bool stuck;        /* the watch writes: this worker is stuck in one poll, its LIFO slot may be stolen */
     _Atomic bool look;         /* the watch sets it with every tick: read the clock. The owner clears */
+    _Atomic uint64_t trims;    /* grows when there may be more to trim: the watch has it asked again */
     _Atomic uint64_t parks, steals, steal_tries, overflows, lifo_hits, turns;
 };
 
@@ -196,6 +210,8 @@ struct fr_runtime {
     _Atomic uint32_t done;          /* futex: bumped when a shard runs empty during shutdown */
     _Atomic uint32_t stand_in_word; /* futex: see stand_in.c */
     _Atomic bool all_stuck;         /* the watch writes: every worker is stuck in one poll */
+    _Atomic uint32_t attending;     /* so many workers poll short tasks, and look at the driver every moment: a hint */
+    _Atomic int32_t free_pieces;    /* left for free lists, see FR_FREE_PIECES */
     _Atomic bool worker_spins;      /* a worker spins, see spin_before_park(): no other one does */
     _Atomic bool mail_awaited; /* a task began to wait for another interpreter, and no wait was long since: a hint */
 
@@ -233,6 +249,15 @@ void fr_driver_wake_task(void *rt, void *task);
 bool fr_forked(struct fr_runtime *rt); /* this is the child of a fork; a worker thread ends the process */
 void fr_worker_init(struct fr_worker *worker, struct fr_runtime *rt, uint32_t index);
 void fr_worker_clear(struct fr_worker *worker);
+void fr_worker_set_attends(struct fr_worker *worker, bool attends); /* the worker itself; false: the watch, too */
+/* A free list of the calling worker's was empty. */
+void fr_worker_more_room(struct fr_worker *worker, struct fr_room *room);
+static inline void fr_worker_missed(struct fr_worker *worker, struct fr_room *room)
+{
+    if (__builtin_expect(++room->missed == FR_FREE_PIECE, 0)) {
+        fr_worker_more_room(worker, room);
+    }
+}
 /* A turn of the driver, which the caller owns. */
 int fr_turn(struct fr_runtime *rt, int64_t timeout_ns);
 /* Runs the calling thread's worker core until `until` is set (NULL: until STOPPED) or the core is given away.

@@ -126,8 +126,12 @@ static struct fr_task *task_alloc(void)
     if (worker && worker->free_tasks) {
         struct fr_task *task = worker->free_tasks;
         worker->free_tasks = task->next;
-        worker->free_task_count--;
+        fr_prefetch(worker->free_tasks, sizeof(struct fr_task)); /* of many the next is in no cache */
+        worker->free_task_room.count--;
         return task;
+    }
+    if (worker) {
+        fr_worker_missed(worker, &worker->free_task_room);
     }
     return malloc(sizeof(struct fr_task));
 }
@@ -139,10 +143,10 @@ void fr_task_free(struct fr_task *task)
         return;
     }
     struct fr_worker *worker = fr_thread.worker;
-    if (worker && worker->free_task_count < FR_FREE_TASKS_MAX) {
+    if (worker && worker->free_task_room.count < worker->free_task_room.most) {
         task->next = worker->free_tasks;
         worker->free_tasks = task;
-        worker->free_task_count++;
+        worker->free_task_room.count++;
         return;
     }
     free(task);

@@ -79,7 +79,7 @@ static int64_t tick_ns(struct fr_runtime *rt)
     return parked && parked < rt->nworkers ? BESIDE_NS : TICK_NS;
 }
 
-/* Grows with every poll and every rest of a pool thread: whether somebody may have dropped something since. */
+/* Grows with every poll, every rest of a pool thread and whatever is left to trim: whether there may be something to drain. */
 static uint64_t activity(struct fr_runtime *rt)
 {
     /* seq_cst: pairs with after_calls(), as [V1] does with a park */
@@ -87,6 +87,7 @@ static uint64_t activity(struct fr_runtime *rt)
     for (uint32_t i = 0; i < rt->nqueues; i++) {
         /* relaxed: written before the park that all_parked() has seen */
         sum += atomic_load_explicit(&rt->workers[i].polls, memory_order_relaxed);
+        sum += atomic_load_explicit(&rt->workers[i].trims, memory_order_seq_cst); /* pairs with trim() */
     }
     return sum;
 }
@@ -241,6 +242,9 @@ static void look_at_workers(struct fr_runtime *rt, struct seen *seen, PyThreadSt
         atomic_store_explicit(&worker->look, true, memory_order_relaxed); /* see is_timed() in worker.c */
         /* relaxed: a hint for thieves, see steal_lifo() */
         atomic_store_explicit(&worker->stuck, stuck > 0, memory_order_relaxed);
+        if (stuck) {
+            fr_worker_set_attends(worker, false);
+        }
         if (stuck && has_work(worker)) {
             fr_notify(rt);
         }

@@ -24,6 +24,9 @@
 
 enum { STRIDE_MAX = 16, SHORT_TURN = 64, SHORT_ENOUGH = 32 };
 enum { MAX_LIFO_POLLS = 3, PULL_MAX = FR_QUEUE_CAP / 2, GLOBAL_INTERVAL_DEFAULT = 61 };
+/* Tasks whose timers fire are polled by who fires them. A worker that sleeps in the driver beside one that polls short tasks
+ * leaves the timers to that one for so long: it would only take over tasks that the other has armed, and has in its caches. */
+#define GRACE_NS 500000
 _Static_assert(FR_SPILL_CHUNK >= FR_QUEUE_SPLIT, "an overflow is one push, spill.h [SP2]");
 /* Of a coroutine with a few variables and of a sleep, on a free-threaded build: what to prefetch of them. */
 #define COROUTINE_BYTES 224
@@ -579,6 +582,16 @@ int fr_turn(struct fr_runtime *rt, int64_t timeout_ns)
     return woken;
 }
 
+/* Timers that are due, while another thread has the driver. */
+static int fire_timers(struct fr_worker *worker)
+{
+    struct fr_runtime *rt = worker->rt;
+    worker->in_driver = true;
+    int woken = fr_driver_fire_timers(&rt->driver, fr_now_ns(rt));
+    worker->in_driver = false;
+    return woken;
+}
+
 /* The caller owns the driver. */
 static int turn(struct fr_worker *worker, int64_t timeout_ns)
 {
@@ -610,6 +623,7 @@ static void look_at_driver(struct fr_worker *worker)
         fr_driver_release(driver);
     } else {
         reclaim_driver(worker);
+        woken = fire_timers(worker); /* what was armed here is best polled here: see GRACE_NS */
     }
     adopt_spilled(worker);
     adopt_injected(worker);
@@ -749,6 +763,15 @@ static void begin_turn(struct fr_worker *worker, bool timed, uint64_t *now)
     fr_leaf_begin_turn(*now, *now + worker->ticks_per_ms);
 }
 
+void fr_worker_set_attends(struct fr_worker *worker, bool attends)
+{
+    /* relaxed, all: a hint. The watch may clear it meanwhile: whoever changes it counts. */
+    if (atomic_load_explicit(&worker->attends, memory_order_relaxed) != attends &&
+        atomic_exchange_explicit(&worker->attends, attends, memory_order_relaxed) != attends) {
+        atomic_fetch_add_explicit(&worker->rt->attending, attends ? 1u : UINT32_MAX, memory_order_relaxed);
+    }
+}
+
 static void time_every_turn(struct fr_worker *worker)
 {
     worker->stride = 1;
@@ -759,9 +782,11 @@ static void end_timed_turn(struct fr_worker *worker, uint64_t took)
 {
     if (took >= worker->ticks_per_ms / SHORT_TURN) {
         time_every_turn(worker);
+        fr_worker_set_attends(worker, false);
     } else if (worker->short_turns < SHORT_ENOUGH) {
         worker->short_turns++;
     } else {
+        fr_worker_set_attends(worker, true);
         worker->stride = worker->stride < STRIDE_MAX ? worker->stride * 2 : STRIDE_MAX;
         worker->unlooked = fr_random(worker) % (2 * worker->stride - 1);
     }
@@ -842,7 +867,10 @@ static int sleep_once(struct fr_worker *worker, int *woken, bool *notified)
         if (fr_park_begin(&worker->parker, true)) {
             *notified = true;
         } else {
+            /* relaxed: a hint */
+            rt->driver.grace_ns = atomic_load_explicit(&rt->attending, memory_order_relaxed) ? GRACE_NS : 0;
             err = turn(worker, -1);
+            rt->driver.grace_ns = 0;
             *woken = err > 0 ? err : 0;
             *notified = fr_park_end_driver(&worker->parker);
         }
@@ -934,9 +962,92 @@ static int check_signals(struct fr_worker *worker)
     return worker->rt->current_thread ? PyErr_CheckSignals() : 0;
 }
 
+/* ---- memory kept for reuse, see FR_FREE_KEEP ---- */
+
+void fr_worker_more_room(struct fr_worker *worker, struct fr_room *room)
+{
+    _Atomic int32_t *left = &worker->rt->free_pieces;
+    room->missed = 0;
+    if (worker->index >= worker->rt->nworkers) {
+        return; /* a stand-in is gone when it is idle, and nobody trims what it leaves */
+    }
+    /* relaxed, all: a budget */
+    if (atomic_load_explicit(left, memory_order_relaxed) <= 0) {
+        return;
+    }
+    if (atomic_fetch_sub_explicit(left, 1, memory_order_relaxed) <= 0) {
+        atomic_fetch_add_explicit(left, 1, memory_order_relaxed);
+        return;
+    }
+    room->most += FR_FREE_PIECE;
+}
+
+/* No more than it has, and `keep`. */
+static void less_room(struct fr_worker *worker, struct fr_room *room, uint32_t keep)
+{
+    uint32_t pieces = (room->count + FR_FREE_PIECE - 1) / FR_FREE_PIECE, least = keep / FR_FREE_PIECE;
+    uint32_t most = (pieces > least ? pieces : least) * FR_FREE_PIECE;
+    if (most < room->most) {
+        /* relaxed: a budget */
+        atomic_fetch_add_explicit(&worker->rt->free_pieces, (int32_t)((room->most - most) / FR_FREE_PIECE),
+                                  memory_order_relaxed);
+        room->most = most;
+    }
+}
+
+/* All but `keep`, at most `most` of them; how many. */
+static uint32_t free_objects(struct fr_free_list *list, uint32_t keep, uint32_t most)
+{
+    uint32_t n = 0;
+    while (list->room.count > keep && n < most) {
+        PyObject *object = list->head;
+        list->head = *fr_free_link(object);
+        list->room.count--;
+        list->type->tp_free(object);
+        Py_DECREF(list->type);
+        n++;
+    }
+    return n;
+}
+
+static uint32_t free_tasks(struct fr_worker *worker, uint32_t keep, uint32_t most)
+{
+    uint32_t n = 0;
+    while (worker->free_task_room.count > keep && n < most) {
+        struct fr_task *task = worker->free_tasks;
+        worker->free_tasks = task->next;
+        worker->free_task_room.count--;
+        free(task);
+        n++;
+    }
+    return n;
+}
+
+/* It sleeps: what it does not need is given back, some at a time, as somebody may wake it. */
+static void trim(struct fr_worker *worker)
+{
+    enum { AT_ONCE = 4096 };
+    uint32_t left = AT_ONCE;
+    for (int kind = 0; kind < FR_FREE_KINDS; kind++) {
+        left -= free_objects(&worker->free[kind], FR_FREE_KEEP, left);
+        less_room(worker, &worker->free[kind].room, FR_FREE_KEEP);
+    }
+    left -= free_tasks(worker, FR_FREE_TASKS_KEEP, left);
+    less_room(worker, &worker->free_task_room, FR_FREE_TASKS_KEEP);
+    if (!left) {
+        atomic_fetch_add(&worker->trims, 1); /* seq_cst: pairs with activity(), as a park does [watch.c V1] */
+        fr_watch_nudge(worker->rt);
+    }
+}
+
 static int drain(struct fr_worker *worker)
 {
-    if (!fr_drain(worker->rt, &worker->drained)) {
+    uint32_t drained = worker->drained;
+    int err = fr_drain(worker->rt, &worker->drained);
+    if (worker->drained != drained) {
+        trim(worker);
+    }
+    if (!err) {
         return 0;
     }
     if (worker->rt->current_thread) {
@@ -1041,6 +1152,7 @@ static void learn_from_park(struct fr_worker *worker, uint64_t parked_at)
 static int park(struct fr_worker *worker, struct fr_event *until)
 {
     struct fr_runtime *rt = worker->rt;
+    fr_worker_set_attends(worker, false);
     fr_call_hook(rt, rt->hooks.thread_park, NULL);
     bool last = fr_idle_to_parked(&rt->idle, worker->index, worker->searching);
     worker->searching = false;
@@ -1053,7 +1165,9 @@ static int park(struct fr_worker *worker, struct fr_event *until)
         int woken = 0;
         bool notified = false;
         int err = 0;
-        result = check_signals(worker); /* a turn that did not sleep may have emptied the signal pipe */
+        /* Whoever asked before we were counted as parked has not woken us; and a turn that did not sleep may have emptied the
+         * signal pipe. */
+        result = drain(worker) ? -1 : check_signals(worker);
         if (!result && !has_own_work(worker) && !is_set(until)) {
             PyThreadState *state = PyEval_SaveThread();
             err = sleep_once(worker, &woken, &notified);
@@ -1159,6 +1273,10 @@ void fr_worker_init(struct fr_worker *worker, struct fr_runtime *rt, uint32_t in
     worker->ticks_per_ms = 1000000; /* 1 GHz, till calibrate() knows better: too often is harmless */
     worker->rng = rt->seed + (index + 1) * UINT64_C(0x9E3779B97F4A7C15);
     worker->rng |= worker->rng == 0;
+    for (int kind = 0; kind < FR_FREE_KINDS; kind++) {
+        worker->free[kind].room.most = FR_FREE_KEEP;
+    }
+    worker->free_task_room.most = FR_FREE_TASKS_KEEP;
     worker->free[FR_FREE_HANDLE].type = mod->handle_type;
     worker->free[FR_FREE_JOIN].type = mod->join_type;
     worker->free[FR_FREE_SLEEP].type = mod->sleep_type;
@@ -1182,29 +1300,14 @@ void fr_worker_init(struct fr_worker *worker, struct fr_runtime *rt, uint32_t in
     worker->free[FR_FREE_WRITE_GUARD].type = mod->write_guard_type;
 }
 
-static void free_list_clear(struct fr_free_list *list)
-{
-    while (list->head) {
-        PyObject *object = list->head;
-        list->head = *fr_free_link(object);
-        list->type->tp_free(object);
-        Py_DECREF(list->type);
-    }
-    list->count = 0;
-}
-
 void fr_worker_clear(struct fr_worker *worker)
 {
     for (int kind = 0; kind < FR_FREE_KINDS; kind++) {
         Py_CLEAR(worker->free[kind].spare);
-        free_list_clear(&worker->free[kind]);
+        free_objects(&worker->free[kind], 0, UINT32_MAX);
     }
     fr_spill_destroy(&worker->spill);
-    while (worker->free_tasks) {
-        struct fr_task *task = worker->free_tasks;
-        worker->free_tasks = task->next;
-        free(task);
-    }
+    free_tasks(worker, 0, UINT32_MAX);
     fr_oneshot_free_channels(worker);
     Py_CLEAR(worker->stop_iteration);
 }
