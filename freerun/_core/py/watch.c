@@ -244,9 +244,9 @@ static void look_at_workers(struct fr_runtime *rt, struct seen *seen, PyThreadSt
         atomic_store_explicit(&worker->stuck, stuck > 0, memory_order_relaxed);
         if (stuck) {
             fr_worker_set_attends(worker, false);
-        }
-        if (stuck && has_work(worker)) {
-            fr_notify(rt);
+            if (has_work(worker)) {
+                fr_notify(rt);
+            }
         }
         if (same && rt->futurelock_ns && for_ns >= rt->futurelock_ns && !seen[i].searched) {
             seen[i].searched = true;

@@ -582,12 +582,11 @@ int fr_turn(struct fr_runtime *rt, int64_t timeout_ns)
     return woken;
 }
 
-/* Timers that are due, while another thread has the driver. */
-static int fire_timers(struct fr_worker *worker)
+/* Timers that are due at that time, whoever has the driver. */
+static int fire_timers(struct fr_worker *worker, uint64_t now_ns)
 {
-    struct fr_runtime *rt = worker->rt;
     worker->in_driver = true;
-    int woken = fr_driver_fire_timers(&rt->driver, fr_now_ns(rt));
+    int woken = fr_driver_fire_timers(&worker->rt->driver, now_ns);
     worker->in_driver = false;
     return woken;
 }
@@ -623,7 +622,7 @@ static void look_at_driver(struct fr_worker *worker)
         fr_driver_release(driver);
     } else {
         reclaim_driver(worker);
-        woken = fire_timers(worker); /* what was armed here is best polled here: see GRACE_NS */
+        woken = fire_timers(worker, fr_now_ns(worker->rt)); /* what was armed here is best polled here: see GRACE_NS */
     }
     adopt_spilled(worker);
     adopt_injected(worker);
@@ -938,9 +937,7 @@ static bool jump_clock(struct fr_worker *worker)
     if (next > atomic_load_explicit(&rt->paused_now, memory_order_relaxed)) {
         atomic_store_explicit(&rt->paused_now, next, memory_order_relaxed);
     }
-    worker->in_driver = true;
-    fr_driver_fire_timers(&rt->driver, next);
-    worker->in_driver = false;
+    fire_timers(worker, next);
     return true;
 }
 
