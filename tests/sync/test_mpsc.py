@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import ctypes
 import gc
 import pickle
+import sysconfig
 import threading
 import weakref
 from collections.abc import Callable
@@ -973,6 +975,50 @@ async def test_received_values_are_released() -> None:
         del value
     await freerun.yield_now()
     await until(lambda: all(map(is_freed, refs)))
+
+
+def shared_references(thing: object) -> int:
+    """How many references to it were counted as shared, on a free-threaded build (PEP 703's ob_ref_shared)."""
+    return ctypes.c_ssize_t.from_address(id(thing) + 16).value >> 2
+
+
+@pytest.mark.skipif(not sysconfig.get_config_var("Py_GIL_DISABLED"), reason="with a GIL all are counted alike")
+@freerun.test(worker_threads=2)
+async def test_references_are_shared_where_another_thread_takes_them() -> None:
+    """A channel knows which worker received last. Whoever that was, each of its values is freed."""
+    tx, rx = mpsc.channel(4)
+
+    def send_one() -> tuple[int, weakref.ref[Thing]]:
+        thing = Thing()
+        tx.try_send(thing)
+        return shared_references(thing), weakref.ref(thing)
+
+    def receive(_: int = 0) -> None:
+        assert isinstance(rx.try_recv(), Thing)
+
+    shared, refs = [], []
+    for elsewhere in (False, False, True, True, False, False):
+        count, ref = send_one()
+        shared.append(count)
+        refs.append(ref)
+        if elsewhere:
+            with in_threads(1, receive):
+                pass
+        else:
+            receive()
+    assert shared == [1, 0, 0, 1, 1, 0]
+    await until(lambda: all(map(is_freed, refs)))
+
+
+@pytest.mark.skipif(not sysconfig.get_config_var("Py_GIL_DISABLED"), reason="with a GIL all are counted alike")
+def test_references_of_plain_threads_are_shared() -> None:
+    """Nobody sees to it that such a thread frees what is left to it: whoever drops the last reference does."""
+    tx, rx = mpsc.unbounded_channel()
+    for _ in range(2):
+        thing = Thing()
+        tx.send(thing)
+        assert shared_references(thing) == 1
+        rx.try_recv()
 
 
 # --- Threads ------------------------------------------------------------------------------------

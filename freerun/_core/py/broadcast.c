@@ -288,7 +288,7 @@ static void ring_dealloc(PyObject *op)
 
 static PyObject *ring_push(PyObject *op, PyObject *value)
 {
-    Py_ssize_t receivers = push((RingObject *)op, fr_ref_to_send(value));
+    Py_ssize_t receivers = push((RingObject *)op, fr_ref_to_send(value, NULL));
     return receivers < 0 ? NULL : PyLong_FromSsize_t(receivers);
 }
 

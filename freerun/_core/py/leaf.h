@@ -241,17 +241,26 @@ PySendResult fr_leaf_send(PyObject *self, PyObject *value, PyObject **result);
 #define FR_TRASHCAN_END
 #endif
 
-/* A new reference, for whom another thread runs. There the value is a foreign object, and its last reference would have to
- * be sent back to this one, under a lock, to be counted off (PEP 703, _Py_brc_queue_object). A reference counted as shared
- * from the start can be dropped by any thread. */
-static inline PyObject *fr_ref_to_send(PyObject *value)
+/* This thread, to compare with, as long as it lives. */
+static inline const void *fr_this_thread(void)
+{
+    return &fr_thread;
+}
+
+/* A new reference, for whom perhaps another thread runs: `taker`, or NULL, nobody knows. There the value is a foreign object,
+ * and its last reference would have to be sent back to this one, under a lock, to be counted off (PEP 703,
+ * _Py_brc_queue_object). A reference counted as shared from the start can be dropped by any thread; but then it is, and all
+ * later ones are, an atomic operation, also on this one. So where it is known to be taken here it is not. */
+static inline PyObject *fr_ref_to_send(PyObject *value, const void *taker)
 {
 #ifdef Py_GIL_DISABLED
     struct fr_worker *worker = fr_thread.worker;
-    if (!(worker && worker->rt->nworkers == 1) && !_Py_IsImmortal(value)) {
+    if (taker != fr_this_thread() && !(worker && worker->rt->nworkers == 1) && !_Py_IsImmortal(value)) {
         _Py_atomic_add_ssize(&value->ob_ref_shared, (Py_ssize_t)1 << _Py_REF_SHARED_SHIFT);
         return value;
     }
+#else
+    (void)taker;
 #endif
     return Py_NewRef(value);
 }

@@ -6,6 +6,7 @@
  *            A leaf or a permit holds its end, so the end outlives what was made of it.
  * FIELDS     channel->senders  open senders; CAS from non-zero to copy, fetch_sub acq_rel to close
  *            channel->weak     relaxed: a statistic
+ *            channel->taker    relaxed: a hint, never dereferenced
  *            sender->closed    exchange: who turns it counts down
  *            receiver->receiving  fr_leaf_enter(): one thread at a time takes messages, or steps a leaf that does
  *            send->value       whoever has entered send->acquire.stepping; the collector
@@ -27,6 +28,7 @@ struct channel {
     struct fr_module *mod; /* borrowed: the types of the ends keep it */
     _Atomic uint32_t refs;
     _Atomic uint64_t senders, weak;
+    _Atomic(const void *) taker; /* fr_this_thread() of the worker that received last, or NULL: a hint */
 };
 
 /* A sender, a weak sender, or the receiver. */
@@ -112,10 +114,28 @@ static PyObject *raise_busy(void)
     return NULL;
 }
 
+/* A worker, else NULL: for what is left to it to free a worker looks even when it has nothing to do (fr_drain()). Receiving
+ * tasks move now and then; senders read this for every message. */
+static void note_taker(struct channel *channel)
+{
+    const void *taker = fr_thread.worker ? fr_this_thread() : NULL;
+    /* relaxed, both: a hint */
+    if (atomic_load_explicit(&channel->taker, memory_order_relaxed) != taker) {
+        atomic_store_explicit(&channel->taker, taker, memory_order_relaxed);
+    }
+}
+
+/* A reference for the receiver. */
+static PyObject *ref_to_send(EndObject *sender, PyObject *value)
+{
+    return fr_ref_to_send(value, atomic_load_explicit(&sender->channel->taker, memory_order_relaxed)); /* a hint */
+}
+
 /* Enters the receiver; false with RuntimeError. */
 static bool enter_receiver(EndObject *receiver)
 {
     if (__builtin_expect(fr_leaf_try_enter(&receiver->receiving), 1)) {
+        note_taker(receiver->channel);
         return true;
     }
     raise_busy();
@@ -379,7 +399,7 @@ static PyObject *sender_send(PyObject *op, PyObject *value)
     SendObject *send = (SendObject *)fr_alloc_leaf(type_of_kind(mod, FR_MPSC_SEND), FR_FREE_SEND);
     if (send) {
         send->sender = (EndObject *)Py_NewRef(op);
-        send->value = fr_ref_to_send(value);
+        send->value = ref_to_send((EndObject *)op, value);
         fr_acquire_init(&send->acquire, 1, FR_ACQUIRE_NEW);
         if (!PyObject_GC_IsTracked((PyObject *)send)) {
             PyObject_GC_Track(send);
@@ -534,7 +554,7 @@ static PyObject *permit_send(PyObject *op, PyObject *value)
         raise_not_held(state);
         return NULL;
     }
-    if (push(module_of(((PermitObject *)op)->sender), queue_of(permit->sender), fr_ref_to_send(value))) {
+    if (push(module_of(((PermitObject *)op)->sender), queue_of(permit->sender), ref_to_send(permit->sender, value))) {
         Py_DECREF(value);
         return NULL;
     }
@@ -802,7 +822,7 @@ static PyObject *sender_try_send(PyObject *op, PyObject *value)
     if (try_room(sender, 1, value)) {
         return NULL;
     }
-    int err = fr_mpsc_push(q, fr_ref_to_send(value));
+    int err = fr_mpsc_push(q, ref_to_send(sender, value));
     if (!err) {
         Py_RETURN_NONE;
     }
@@ -823,7 +843,7 @@ static PyObject *unbounded_send(PyObject *op, PyObject *value)
     if (is_closed_sender(sender)) {
         return raise_with_value(mod->exc_send, value);
     }
-    if (push(mod, queue_of(sender), fr_ref_to_send(value))) {
+    if (push(mod, queue_of(sender), ref_to_send(sender, value))) {
         Py_DECREF(value);
         return NULL;
     }
@@ -853,7 +873,7 @@ static PyObject *sender_blocking_send(PyObject *op, PyObject *value)
         fr_mpsc_release(q, 0); /* [MP2] */
         return err == -ESHUTDOWN ? raise_with_value(mod->exc_send, value) : NULL;
     }
-    if (push(mod, q, fr_ref_to_send(value))) {
+    if (push(mod, q, ref_to_send(sender, value))) {
         Py_DECREF(value);
         return NULL;
     }
@@ -1675,6 +1695,7 @@ static PyObject *channel_new(struct fr_module *mod, uint64_t capacity)
     atomic_init(&channel->refs, 1);
     atomic_init(&channel->senders, 1); /* ours, until there is a sender object */
     atomic_init(&channel->weak, 0);
+    atomic_init(&channel->taker, NULL);
     PyObject *sender = sender_new(mod, channel);
     PyObject *receiver =
         sender

@@ -70,7 +70,7 @@ static PyObject *watched_new(PyTypeObject *type, PyObject *args, PyObject *kwarg
         fr_mutex_init(&self->lock);
         atomic_init(&self->version, 0);
         atomic_init(&self->ended, false);
-        self->value = fr_ref_to_send(initial);
+        self->value = fr_ref_to_send(initial, NULL);
         self->news = Py_NewRef(news);
     }
     return (PyObject *)self;
@@ -111,7 +111,7 @@ static PyObject *watched_get(PyObject *op, PyObject *Py_UNUSED(ignored))
 static PyObject *watched_replace(PyObject *op, PyObject *value)
 {
     WatchedObject *self = (WatchedObject *)op;
-    PyObject *given = fr_ref_to_send(value);
+    PyObject *given = fr_ref_to_send(value, NULL);
     fr_mutex_lock(&self->lock);
     PyObject *before = self->value;
     self->value = given;
