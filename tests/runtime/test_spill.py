@@ -70,6 +70,31 @@ async def test_what_is_spilled_has_its_turn_among_those_that_never_rest() -> Non
             await handle
 
 
+@freerun.test(worker_threads=1)
+async def test_what_never_rests_gets_no_more_turns_than_what_is_spilled() -> None:
+    """A few tasks that are always ready, beside many that are polled once: at most half of the polls are theirs."""
+    done = False
+    polls = 0
+
+    async def restless() -> None:
+        nonlocal polls
+        while not done:
+            polls += 1
+            await freerun.yield_now()
+
+    async def short() -> None:
+        pass
+
+    loops = [freerun.spawn(restless) for _ in range(10)]
+    await freerun.yield_now()
+    for handle in [freerun.spawn(short) for _ in range(100 * RING)]:
+        await handle
+    done = True
+    for loop in loops:
+        await loop
+    assert polls <= 50 * RING
+
+
 @every_flavor
 async def test_what_comes_from_outside_does_not_hold_it_up(rt: freerun.Runtime) -> None:
     """Nor the other way round: a thread goes on spawning, while tasks that never rest fill the rings."""

@@ -733,7 +733,7 @@ static int build(struct fr_runtime *rt, const struct config *c)
         return -1;
     }
     for (uint32_t i = 0; i < rt->nshards; i++) {
-        fr_list_init(&rt->shards[i].tasks);
+        fr_owned_init(&rt->shards[i], i < rt->nworkers);
     }
     int err = fr_inject_init(&rt->inject);
     err = err ? err : fr_idle_init(&rt->idle, rt->nworkers);
@@ -1034,12 +1034,7 @@ static unsigned long long stand_in_polls(struct fr_runtime *rt)
 
 static PyObject *build_metrics(struct fr_runtime *rt)
 {
-    unsigned long long spawned = 0;
-    for (uint32_t i = 0; i < rt->nshards; i++) {
-        fr_mutex_lock(&rt->shards[i].lock);
-        spawned += rt->shards[i].spawned;
-        fr_mutex_unlock(&rt->shards[i].lock);
-    }
+    struct fr_owned_counts tasks = fr_owned_count(rt);
     struct fr_pool *pool = &rt->pool;
     fr_mutex_lock(&pool->lock);
     uint32_t threads = pool->threads, idle = pool->idle, queued = pool->queued;
@@ -1047,10 +1042,10 @@ static PyObject *build_metrics(struct fr_runtime *rt)
     PyObject *workers = all_worker_metrics(rt);
     return workers ? Py_BuildValue("{s:s,s:I,s:K,s:K,s:K,s:I,s:I,s:I,s:K,s:K,s:N}", "driver",
                                    rt->driver.poller.ring ? "io_uring" : "epoll", "num_workers", rt->nworkers,
-                                   "alive_tasks", (unsigned long long)fr_owned_count(rt), "spawned_tasks", spawned,
-                                   "global_queue_depth", (unsigned long long)fr_inject_len(&rt->inject),
-                                   "num_blocking_threads", threads, "num_idle_blocking_threads", idle,
-                                   "blocking_queue_depth", queued, "io_registered",
+                                   "alive_tasks", (unsigned long long)tasks.alive, "spawned_tasks",
+                                   (unsigned long long)tasks.spawned, "global_queue_depth",
+                                   (unsigned long long)fr_inject_len(&rt->inject), "num_blocking_threads", threads,
+                                   "num_idle_blocking_threads", idle, "blocking_queue_depth", queued, "io_registered",
                                    (unsigned long long)rt->driver.slab->registered, "stand_in_polls",
                                    stand_in_polls(rt), "workers", workers)
                    : NULL;

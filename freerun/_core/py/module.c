@@ -389,6 +389,7 @@ static int module_exec(PyObject *module)
     struct fr_module *mod = PyModule_GetState(module);
     memset(mod, 0, sizeof *mod);
     mod->module = module;
+    fr_bias_prepare(); /* now, as there are no other threads perhaps */
     mod->str_throw = PyUnicode_InternFromString("throw");
     mod->str_close = PyUnicode_InternFromString("close");
     if (!mod->str_throw || !mod->str_close || import_errors(mod) || import_drain(mod) || import_pending(mod)) {

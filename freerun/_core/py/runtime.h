@@ -5,7 +5,7 @@
  * OWNERSHIP  an fr_runtime is recycled, never freed [R1]. Everything it points to dies with the Core.
  * FIELDS     inflight   any foreign thread: +1 before it wakes a task, -1 after; the teardown waits for 0 [R2]
  *            phase      only moves forward; shutdown() writes (release), everybody reads (acquire)
- *            alive      number of incomplete tasks, per shard, under the shard's lock
+ *            shards     see owned.c
  *            worker->*  the thread that owns the core, except what is marked shared
  * INVARIANTS R1 a task's `rt` pointer is valid memory for ever, so a late wake of a finished task is harmless.
  *            R2 teardown happens when no task is incomplete, no thread runs and inflight == 0: a waker that saw its
@@ -24,6 +24,7 @@
 #include <pthread.h>
 
 #include "module.h"
+#include "rt/bias.h"
 #include "rt/driver.h"
 #include "rt/idle.h"
 #include "rt/inject.h"
@@ -67,6 +68,7 @@ struct fr_site_cache {
 struct fr_worker {
     struct fr_queue queue;
     struct fr_spill spill;             /* what did not fit into it */
+    struct fr_bias bias;               /* of `queue`, to pop, and `lifo`, to change: thieves visit */
     _Alignas(64) _Atomic(void *) lifo; /* shared: owner and thieves, see worker.c */
     struct fr_parker parker;           /* shared */
     _Atomic bool attends;              /* counted in rt->attending; owner, and the watch, which clears it */
@@ -114,8 +116,11 @@ struct fr_worker {
     _Atomic uint64_t parks, steals, steal_tries, overflows, lifo_hits, turns;
 };
 
+/* The tasks that one worker has spawned, or all other threads; owned.c. */
 struct fr_shard {
-    _Alignas(64) struct fr_mutex lock;
+    struct fr_bias bias; /* of the worker whose list it is; who enters otherwise takes the lock, too */
+    bool has_owner;      /* constant: it is a worker's */
+    struct fr_mutex lock;
     bool closed;
     uint64_t alive;
     uint64_t spawned;
@@ -348,11 +353,18 @@ void fr_threads_abandon(struct fr_runtime *rt);
 /* spawn()'s keywords: 0 or -1 with an exception; *as borrowed. */
 int fr_task_parse_as(PyObject *const *values, PyObject *kwnames, struct fr_spawn_as *as);
 int fr_task_need_one(Py_ssize_t nargs, const char *function, const char *argument);
-/* Calls visit() on every incomplete task with a reference held, outside the locks. */
-void fr_owned_each(struct fr_runtime *rt, void (*visit)(struct fr_task *task, void *arg), void *arg);
+
+/* ---- owned.c ---- */
+void fr_owned_init(struct fr_shard *shard, bool has_owner);
 bool fr_owned_add(struct fr_runtime *rt, struct fr_task *task, bool cleanup); /* false: shut down */
 void fr_owned_remove(struct fr_task *task);
-uint64_t fr_owned_count(struct fr_runtime *rt);
+void fr_owned_close(struct fr_runtime *rt); /* from now on spawn is refused [R3] */
+/* Calls visit() on every incomplete task with a reference held, outside the locks. */
+void fr_owned_each(struct fr_runtime *rt, void (*visit)(struct fr_task *task, void *arg), void *arg);
+struct fr_owned_counts {
+    uint64_t alive, spawned;
+};
+struct fr_owned_counts fr_owned_count(struct fr_runtime *rt);
 bool fr_owned_none(struct fr_runtime *rt); /* exact once the shards are closed, which the count alone is not */
 
 /* ---- claims.c ---- */

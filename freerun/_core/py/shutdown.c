@@ -33,15 +33,6 @@ static void advance_phase(struct fr_runtime *rt, uint32_t phase)
     }
 }
 
-static void close_shards(struct fr_runtime *rt)
-{
-    for (uint32_t i = 0; i < rt->nshards; i++) {
-        fr_mutex_lock(&rt->shards[i].lock);
-        rt->shards[i].closed = true;
-        fr_mutex_unlock(&rt->shards[i].lock);
-    }
-}
-
 static void abort_one(struct fr_task *task, void *Py_UNUSED(arg))
 {
     fr_task_abort(task);
@@ -50,7 +41,7 @@ static void abort_one(struct fr_task *task, void *Py_UNUSED(arg))
 void fr_shutdown_begin(struct fr_runtime *rt)
 {
     advance_phase(rt, FR_PHASE_CANCELLING);
-    close_shards(rt); /* before the tasks are cancelled [R3] */
+    fr_owned_close(rt); /* before the tasks are cancelled [R3] */
     struct fr_task *queued = fr_pool_close(rt);
     while (queued) {
         struct fr_task *task = queued;

@@ -13,111 +13,6 @@
 
 _Thread_local struct fr_thread fr_thread __attribute__((tls_model("initial-exec")));
 
-/* ---- the owned lists ---- */
-
-static struct fr_worker *own_worker(struct fr_runtime *rt)
-{
-    struct fr_worker *worker = fr_thread.worker;
-    return worker && worker->rt == rt ? worker : NULL;
-}
-
-bool fr_owned_add(struct fr_runtime *rt, struct fr_task *task, bool cleanup)
-{
-    struct fr_worker *worker = own_worker(rt);
-    task->shard = (uint16_t)(worker ? worker->index : rt->nworkers);
-    struct fr_shard *shard = &rt->shards[task->shard];
-    fr_mutex_lock(&shard->lock);
-    /* acquire: pairs with fr_shutdown(); cleanup of a task that is still listed keeps the shutdown waiting */
-    bool open =
-        !shard->closed || (cleanup && atomic_load_explicit(&rt->phase, memory_order_acquire) <= FR_PHASE_CANCELLING);
-    if (open) {
-        fr_list_push_back(&shard->tasks, &task->owned);
-        shard->alive++;
-        shard->spawned++;
-        if (shard->closed) {
-            atomic_fetch_add_explicit(&rt->done, 1, memory_order_release); /* pairs with fr_owned_none() */
-        }
-    }
-    fr_mutex_unlock(&shard->lock);
-    return open;
-}
-
-void fr_owned_remove(struct fr_task *task)
-{
-    struct fr_runtime *rt = task->rt;
-    struct fr_shard *shard = &rt->shards[task->shard];
-    fr_mutex_lock(&shard->lock);
-    fr_list_remove(&task->owned);
-    bool tell = --shard->alive == 0 && shard->closed;
-    fr_mutex_unlock(&shard->lock);
-    if (tell) {
-        /* release: pairs with wait_for_tasks() in shutdown.c */
-        atomic_fetch_add_explicit(&rt->done, 1, memory_order_release);
-        fr_futex_wake(&rt->done, 1);
-        if (rt->current_thread) { /* the thread that waits is the one that runs the core */
-            fr_shutdown_tick(rt);
-            fr_unpark_worker(rt, 0);
-        }
-    }
-}
-
-uint64_t fr_owned_count(struct fr_runtime *rt)
-{
-    uint64_t count = 0;
-    for (uint32_t i = 0; i < rt->nshards; i++) {
-        fr_mutex_lock(&rt->shards[i].lock);
-        count += rt->shards[i].alive;
-        fr_mutex_unlock(&rt->shards[i].lock);
-    }
-    return count;
-}
-
-/* The shards are counted one after the other, and a task that ends may have spawned its cleanup into one that was
- * counted before its own. It did so while it was listed: whoever saw it gone sees `done` changed, too. */
-bool fr_owned_none(struct fr_runtime *rt)
-{
-    /* acquire, twice: pairs with fr_owned_add() */
-    uint32_t before = atomic_load_explicit(&rt->done, memory_order_acquire);
-    return fr_owned_count(rt) == 0 && atomic_load_explicit(&rt->done, memory_order_acquire) == before;
-}
-
-/* Every task of the shard, with references, or NULL (out of memory, or none); *n says how many. */
-static struct fr_task **snapshot(struct fr_shard *shard, uint64_t *n)
-{
-    struct fr_task **tasks = NULL;
-    fr_mutex_lock(&shard->lock);
-    for (uint64_t room = 0; room < shard->alive;) { /* the list may grow while we allocate outside the lock */
-        room = shard->alive + shard->alive / 8 + 8;
-        fr_mutex_unlock(&shard->lock);
-        free(tasks);
-        tasks = malloc(room * sizeof(struct fr_task *));
-        fr_mutex_lock(&shard->lock);
-        if (!tasks) {
-            break;
-        }
-    }
-    *n = 0;
-    for (struct fr_node *node = shard->tasks.next; tasks && node != &shard->tasks; node = node->next) {
-        tasks[*n] = FR_CONTAINER_OF(node, struct fr_task, owned);
-        fr_task_ref(tasks[(*n)++]);
-    }
-    fr_mutex_unlock(&shard->lock);
-    return tasks;
-}
-
-void fr_owned_each(struct fr_runtime *rt, void (*visit)(struct fr_task *task, void *arg), void *arg)
-{
-    for (uint32_t i = 0; i < rt->nshards; i++) {
-        uint64_t n;
-        struct fr_task **tasks = snapshot(&rt->shards[i], &n);
-        for (uint64_t k = 0; k < n; k++) {
-            visit(tasks[k], arg);
-            fr_task_unref(tasks[k]);
-        }
-        free(tasks);
-    }
-}
-
 /* ---- memory ---- */
 
 static struct fr_task *task_alloc(void)
@@ -150,6 +45,12 @@ void fr_task_free(struct fr_task *task)
         return;
     }
     free(task);
+}
+
+static struct fr_worker *own_worker(struct fr_runtime *rt)
+{
+    struct fr_worker *worker = fr_thread.worker;
+    return worker && worker->rt == rt ? worker : NULL;
 }
 
 /* Ids are handed to workers in blocks: one shared counter would be a contended line. */

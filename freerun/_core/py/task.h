@@ -58,10 +58,12 @@ enum fr_task_kind {
 
 enum { FR_FEW_ARGS = 3 };
 
+/* In the order in which they are used together: first what wakers need, and who waits for the result; then the rest of what a
+ * poll does; last what is written when a task is made, and hardly ever used. Of many tasks each leaves the caches in between,
+ * a line at a time. */
 struct fr_task {
     _Atomic uint64_t state;
-    struct fr_runtime *rt;
-    uint8_t kind; /* here: who wakes it needs these three, and who grants it something `unseen` */
+    uint8_t kind; /* here: who wakes it needs it, and who grants it something `unseen` */
     uint8_t outcome;
     _Atomic int16_t unseen; /* see futurelock.h */
     uint8_t started : 1;
@@ -74,28 +76,31 @@ struct fr_task {
     bool shielded : 1; /* in a shielded yield (leaf.c): resumed as if nothing were due */
     uint8_t duty : 2;  /* of a blocking call; constant once it is queued */
     bool in_given : 1; /* `context` is not its own: whoever polls in it has it in claims.c */
-    struct fr_mutex lock;
-    uint32_t share; /* what it adds to the backlog that it is queued in, rt/cost.h; whose the task is */
-    PyObject *coro; /* kind CORO: the coroutine or iterator; else the awaitable or callable */
-    PyObject *args; /* tuple or NULL; of few arguments the first: a tuple less to make, and to collect */
-    PyObject *more[FR_FEW_ARGS - 1]; /* the others, only as many as `few` says */
-    PyObject *context;
+    struct fr_runtime *rt;
     PyObject *result; /* a blocking task that has not run yet: its keyword arguments, dict or NULL */
     PyObject *name;   /* str or NULL */
-    struct fr_node owned;
-    struct fr_node *joiners; /* a ring without a head: the oldest waiter, NULL if none */
-    struct fr_site *site;
-    uint64_t id;
     union {
         struct fr_task *next; /* free list, blocking queue, what is woken of a group of branches, line for a context */
         const void *leaf; /* kind CORO: see fr_task_waits_in(). NULL or long gone: an address to prefetch, no more */
     };
-    void *owed;               /* a Cancelled that a shield held back, see scope.h */
+    PyObject *coro; /* kind CORO: the coroutine or iterator; else the awaitable or callable */
+
+    PyObject *args; /* tuple or NULL; of few arguments the first: a tuple less to make, and to collect */
+    PyObject *context;
+    struct fr_node owned;
+    struct fr_scope *scopes; /* the innermost one that the line being stepped is in; owned */
+    uint64_t id;
     struct fr_member *member; /* its place in a set of tasks, NULL: it is in none */
-    struct fr_scope *scopes;  /* the innermost one that the line being stepped is in; owned */
-    struct fr_scope *floor;   /* where those around that line begin; NULL: it is the task's own */
     uint16_t shard;
     uint16_t generation; /* of rt, its low bits: whether that runtime still lives */
+    uint32_t share;      /* what it adds to the backlog that it is queued in, rt/cost.h; whose the task is */
+
+    struct fr_mutex lock;
+    struct fr_site *site;
+    PyObject *more[FR_FEW_ARGS - 1]; /* the others, only as many as `few` says */
+    struct fr_node *joiners;         /* a ring without a head: the oldest waiter, NULL if none */
+    void *owed;                      /* a Cancelled that a shield held back, see scope.h */
+    struct fr_scope *floor;          /* where those around that line begin; NULL: it is the task's own */
 };
 
 /* No coroutine: a blocking call, or a request of a file. */

@@ -27,6 +27,8 @@ enum { MAX_LIFO_POLLS = 3, PULL_MAX = FR_QUEUE_CAP / 2, GLOBAL_INTERVAL_DEFAULT 
 /* Tasks whose timers fire are polled by who fires them. A worker that sleeps in the driver beside one that polls short tasks
  * leaves the timers to that one for so long: it would only take over tasks that the other has armed, and has in its caches. */
 #define GRACE_NS 500000
+/* So few that what is prefetched of them is near when they are polled. */
+#define SPILL_PULL (PULL_MAX < 32 ? (uint32_t)PULL_MAX : 32u)
 _Static_assert(FR_SPILL_CHUNK >= FR_QUEUE_SPLIT, "an overflow is one push, spill.h [SP2]");
 /* Of a coroutine with a few variables and of a sleep, on a free-threaded build: what to prefetch of them. */
 #define COROUTINE_BYTES 224
@@ -53,14 +55,16 @@ static bool is_due(uint32_t *left, uint32_t interval)
 
 static void *lifo_swap(struct fr_worker *worker, void *task)
 {
-    if (worker->rt->solo) {
-        /* relaxed: nobody steals from a single worker */
-        void *old = atomic_load_explicit(&worker->lifo, memory_order_relaxed);
-        atomic_store_explicit(&worker->lifo, task, memory_order_relaxed);
-        return old;
+    if (!fr_bias_enter_owner(&worker->bias)) {
+        /* acq_rel: pairs with steal_lifo() and with itself; whoever gets the task sees what was written before */
+        return atomic_exchange_explicit(&worker->lifo, task, memory_order_acq_rel);
     }
-    /* acq_rel: pairs with steal_lifo() and with itself; whoever gets the task sees what was written before */
-    return atomic_exchange_explicit(&worker->lifo, task, memory_order_acq_rel);
+    /* relaxed: thieves visit */
+    void *old = atomic_load_explicit(&worker->lifo, memory_order_relaxed);
+    /* release: pairs with steal_lifo() */
+    atomic_store_explicit(&worker->lifo, task, memory_order_release);
+    fr_bias_exit_owner(&worker->bias);
+    return old;
 }
 
 /* What was in it. An empty slot stays empty until the owner fills it, so then a store will do. */
@@ -88,12 +92,6 @@ static void inject(struct fr_runtime *rt, void *task)
     }
 }
 
-static bool push_ring(struct fr_worker *worker, void *task)
-{
-    return worker->rt->solo ? fr_queue_push_solo_owner(&worker->queue, task)
-                            : fr_queue_push_owner(&worker->queue, task);
-}
-
 /* Half of a full ring, and the task, go to the worker's own spill. As with the injector, out of memory is waited for. */
 static void overflow(struct fr_worker *worker, void *task)
 {
@@ -101,8 +99,7 @@ static void overflow(struct fr_worker *worker, void *task)
     while (fr_spill_reserve_owner(&worker->spill)) {
         sched_yield();
     }
-    uint32_t n = worker->rt->solo ? fr_queue_overflow_solo_owner(&worker->queue, task, batch)
-                                  : fr_queue_overflow_owner(&worker->queue, task, batch);
+    uint32_t n = fr_queue_overflow_owner(&worker->queue, task, batch);
     if (n) {
         fr_spill_push_owner(&worker->spill, batch, n);
         count(&worker->overflows, 1);
@@ -111,14 +108,19 @@ static void overflow(struct fr_worker *worker, void *task)
 
 static void push_local(struct fr_worker *worker, void *task)
 {
-    if (__builtin_expect(!push_ring(worker, task), 0)) {
+    if (__builtin_expect(!fr_queue_push_owner(&worker->queue, task), 0)) {
         overflow(worker, task);
     }
 }
 
 static void *pop_local(struct fr_worker *worker)
 {
-    return worker->rt->solo ? fr_queue_pop_solo_owner(&worker->queue) : fr_queue_pop_owner(&worker->queue);
+    if (!fr_bias_enter_owner(&worker->bias)) {
+        return fr_queue_pop_owner(&worker->queue);
+    }
+    void *task = fr_queue_pop_alone_owner(&worker->queue);
+    fr_bias_exit_owner(&worker->bias);
+    return task;
 }
 
 void fr_unpark_worker(struct fr_runtime *rt, uint32_t index)
@@ -298,11 +300,7 @@ static uint32_t take_injected(struct fr_worker *worker, void **batch, uint32_t m
 /* There is room for them in the ring, and they count as queued here. */
 static void push_batch(struct fr_worker *worker, void **batch, uint32_t n)
 {
-    if (worker->rt->solo) {
-        for (uint32_t i = 0; i < n; i++) {
-            push_local(worker, batch[i]);
-        }
-    } else if (n) {
+    if (n) {
         fr_queue_push_batch_owner(&worker->queue, batch, n);
         notify_of_backlog(worker, 1); /* between the two places nobody could see them: idle.h [I5], spill.h [SP4] */
     }
@@ -335,7 +333,8 @@ static uint32_t take_spilled(struct fr_worker *worker, void **batch, uint32_t mo
 static void *pull_spilled(struct fr_worker *worker)
 {
     void *batch[PULL_MAX];
-    uint32_t n = take_spilled(worker, batch, fr_queue_space_owner(&worker->queue) + 1);
+    uint32_t room = fr_queue_space_owner(&worker->queue) + 1;
+    uint32_t n = take_spilled(worker, batch, room < SPILL_PULL ? room : SPILL_PULL);
     if (n == 0) {
         return NULL;
     }
@@ -420,8 +419,11 @@ static void *steal_lifo(struct fr_worker *victim)
         !atomic_load_explicit(&victim->lifo, memory_order_relaxed)) {
         return NULL;
     }
+    fr_bias_visit(&victim->bias);
     /* acq_rel: pairs with lifo_swap() */
-    return atomic_exchange_explicit(&victim->lifo, NULL, memory_order_acq_rel);
+    void *task = atomic_exchange_explicit(&victim->lifo, NULL, memory_order_acq_rel);
+    fr_bias_leave(&victim->bias);
+    return task;
 }
 
 /* They were queued with the victim, and will be here. */
@@ -436,6 +438,17 @@ static void recount(struct fr_worker *worker, struct fr_worker *victim, void **b
     fr_backlog_sub(&victim->backlog, theirs);
 }
 
+static uint32_t steal_ring(struct fr_worker *victim, void **batch, uint32_t most)
+{
+    if (!most || !fr_queue_len(&victim->queue)) {
+        return 0; /* not worth a visit */
+    }
+    fr_bias_visit(&victim->bias);
+    uint32_t n = fr_queue_steal(&victim->queue, batch, most);
+    fr_bias_leave(&victim->bias);
+    return n;
+}
+
 /* Half of what the victim has spilled, which is the oldest it has, else half of its ring, at most `most` and as far as there is
  * room for it; how many. They count as queued here. */
 static uint32_t steal_from(struct fr_worker *worker, struct fr_worker *victim, void **batch, uint32_t most)
@@ -445,7 +458,7 @@ static uint32_t steal_from(struct fr_worker *worker, struct fr_worker *victim, v
     uint32_t half = fr_spill_len(&victim->spill) / 2 + 1;
     uint32_t n = fr_spill_take(&victim->spill, batch, half < most ? half : most);
     if (!n) {
-        n = fr_queue_steal(&victim->queue, batch, most);
+        n = steal_ring(victim, batch, most);
     }
     prefetch(batch, n);
     recount(worker, victim, batch, n);
@@ -1256,6 +1269,7 @@ void fr_worker_init(struct fr_worker *worker, struct fr_runtime *rt, uint32_t in
 {
     struct fr_module *mod = rt->mod;
     fr_queue_init(&worker->queue);
+    fr_bias_init(&worker->bias);
     fr_spill_init(&worker->spill);
     atomic_init(&worker->lifo, NULL);
     fr_park_init(&worker->parker);

@@ -49,16 +49,6 @@ uint32_t fr_queue_overflow_owner(struct fr_queue *q, void *item, void **out)
     return 1;
 }
 
-uint32_t fr_queue_overflow_solo_owner(struct fr_queue *q, void *item, void **out)
-{
-    /* relaxed: only the owner writes head [Q6]. */
-    uint32_t real = fr_queue_head_real(atomic_load_explicit(&q->head, memory_order_relaxed));
-    /* relaxed: read by others for metrics only [Q6]. */
-    atomic_store_explicit(&q->head, fr_queue_pack(real + FR_QUEUE_CAP, real + FR_QUEUE_CAP), memory_order_relaxed);
-    split_owner(q, real, item, out);
-    return FR_QUEUE_SPLIT;
-}
-
 /* Claims half of src, `most` at the most. Returns how many (0: nothing to be had), the first at index *from; src's head then is
  * (*from, *from + n) until fr_queue_unclaim_steal(). */
 static uint32_t fr_queue_claim_steal(struct fr_queue *src, uint32_t most, uint32_t *from)

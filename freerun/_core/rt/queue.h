@@ -5,7 +5,7 @@
  *             fr_queue_len(), fr_queue_pushed(): any, racy.
  * STATE       attached thread state: not needed; never calls Python, never blocks.
  * OWNERSHIP   items are opaque, non-NULL, and hold no reference (state.h [S1]).
- * FIELDS      head  (steal << 32 | real). Owner and thieves: CAS acq_rel. Solo: owner, store.
+ * FIELDS      head  (steal << 32 | real). Owner and thieves: CAS acq_rel. Owner alone: store release [Q6].
  *                   real is the next item to pop; [steal, real) is what a thief has claimed and is still copying.
  *             tail  owner only: store release. Thieves: load acquire. Who parks: load seq_cst [Q5].
  *             slots relaxed atomics: the owner writes, owner and thieves read. A thief's read may lose the race for
@@ -24,12 +24,12 @@
  *                 upwards.
  *                 While the owner overflows the ring looks empty for a moment; the owner is awake then and its
  *                 store of tail at the end starts the argument anew.
- *             Q6  Solo: a runtime with a single worker. Nobody steals, steal == real always, so the owner needs no
- *                 RMW. A queue uses either the solo functions or the others, for all of its life.
+ *             Q6  Alone: no thief is in fr_queue_steal(), nor comes in meanwhile; bias.h sees to that, or there is none. Then
+ *                 steal == real [Q2], and the owner pops without an RMW.
  *             Q7  Nothing is lost on overflow: whoever calls fr_queue_overflow_owner() has reserved room for what it gives up.
  * LOCKS       none.
  * SHUTDOWN    its owner pops until it is empty.
- * PROVED BY   tests/test_queue.c
+ * PROVED BY   tests/test_queue.c, with bias.h
  */
 #ifndef FR_RT_QUEUE_H
 #define FR_RT_QUEUE_H
@@ -60,7 +60,6 @@ uint32_t fr_queue_steal(struct fr_queue *src, void **out, uint32_t most);
 /* After a push that found no room. 0: pushed, as a thief has made room. Else this many items, the new one the last of them, are
  * in `out` (of FR_QUEUE_SPLIT) and the caller's: half of the ring and the new one or, if a thief is at work, only that. */
 uint32_t fr_queue_overflow_owner(struct fr_queue *q, void *item, void **out);
-uint32_t fr_queue_overflow_solo_owner(struct fr_queue *q, void *item, void **out);
 
 static inline uint64_t fr_queue_pack(uint32_t steal, uint32_t real)
 {
@@ -154,32 +153,18 @@ static inline void *fr_queue_pop_owner(struct fr_queue *q)
     }
 }
 
-/* As fr_queue_push_owner(), in a runtime with one worker [Q6]. */
-static inline bool fr_queue_push_solo_owner(struct fr_queue *q, void *item)
+/* As fr_queue_pop_owner(), alone [Q6]. */
+static inline void *fr_queue_pop_alone_owner(struct fr_queue *q)
 {
-    uint32_t tail = fr_queue_tail_owner(q);
-    /* relaxed: only the owner writes head [Q6]. */
-    uint32_t real = fr_queue_head_real(atomic_load_explicit(&q->head, memory_order_relaxed));
-    if (__builtin_expect(tail - real == FR_QUEUE_CAP, 0)) {
-        return false;
-    }
-    fr_queue_slot_set(q, tail, item);
-    /* release: metrics on other threads see an item no earlier than its slot; pairs with fr_queue_len() [Q6] */
-    atomic_store_explicit(&q->tail, tail + 1, memory_order_release);
-    return true;
-}
-
-/* As fr_queue_pop_owner(), in a runtime with one worker [Q6]. */
-static inline void *fr_queue_pop_solo_owner(struct fr_queue *q)
-{
-    /* relaxed: only the owner writes head [Q6]. */
+    /* relaxed: nobody else writes head meanwhile, and whoever did before has been waited for [Q6]. */
     uint32_t real = fr_queue_head_real(atomic_load_explicit(&q->head, memory_order_relaxed));
     if (real == fr_queue_tail_owner(q)) {
         return NULL;
     }
-    /* relaxed: read by others for metrics only [Q6]. */
-    atomic_store_explicit(&q->head, fr_queue_pack(real + 1, real + 1), memory_order_relaxed);
-    return fr_queue_slot_get(q, real);
+    void *item = fr_queue_slot_get(q, real);
+    /* release pairs with fr_queue_len(), which must not see this head with an older tail. */
+    atomic_store_explicit(&q->head, fr_queue_pack(real + 1, real + 1), memory_order_release);
+    return item;
 }
 
 /* How many items may be popped or stolen; racy for anyone but the owner, where it may err upwards [Q5]. */

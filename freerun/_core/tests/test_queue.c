@@ -1,5 +1,6 @@
 /* Proves rt/queue.h: order, overflow, stealing and wrap-around on one thread; then workers that push, pop, steal from
  * each other and spill what does not fit, where every item must be seen exactly once. */
+#include "../rt/bias.h"
 #include "../rt/queue.h"
 #include "../rt/spill.h"
 #include "check.h"
@@ -50,41 +51,36 @@ static void test_fifo(uint32_t start)
     }
 }
 
-static bool push(struct fr_queue *q, void *p, bool solo)
+static void *pop(struct fr_queue *q, bool alone)
 {
-    return solo ? fr_queue_push_solo_owner(q, p) : fr_queue_push_owner(q, p);
-}
-
-static void *pop(struct fr_queue *q, bool solo)
-{
-    return solo ? fr_queue_pop_solo_owner(q) : fr_queue_pop_owner(q);
+    return alone ? fr_queue_pop_alone_owner(q) : fr_queue_pop_owner(q);
 }
 
 /* As many as fit, and one that does not. */
-static void fill(struct fr_queue *q, bool solo)
+static void fill(struct fr_queue *q)
 {
     for (uint64_t n = 0; n < CAP; n++) {
-        CHECK(push(q, item(n), solo));
+        CHECK(fr_queue_push_owner(q, item(n)));
     }
-    CHECK(!push(q, item(CAP), solo));
+    CHECK(!fr_queue_push_owner(q, item(CAP)));
     CHECK_EQ(fr_queue_len(q), CAP);
 }
 
 /* The item that has found no room. `out` is NULL behind what was given up, so that too much of it is seen. */
-static uint32_t overflow(struct fr_queue *q, void *p, bool solo, void *out[static CAP])
+static uint32_t overflow(struct fr_queue *q, void *p, void *out[static CAP])
 {
     memset(out, 0, CAP * sizeof(*out));
-    return (solo ? fr_queue_overflow_solo_owner : fr_queue_overflow_owner)(q, p, out);
+    return fr_queue_overflow_owner(q, p, out);
 }
 
 /* One item too many: the first half stays, the second and the item go, in order. */
-static void test_overflow(uint32_t start, bool solo)
+static void test_overflow(uint32_t start, bool alone)
 {
     struct fr_queue q;
     void *out[CAP];
     queue_init_at(&q, start);
-    fill(&q, solo);
-    CHECK_EQ(overflow(&q, item(CAP), solo, out), CAP / 2 + 1);
+    fill(&q);
+    CHECK_EQ(overflow(&q, item(CAP), out), CAP / 2 + 1);
     CHECK_EQ(fr_queue_len(&q), CAP / 2);
     CHECK_EQ(fr_queue_space_owner(&q), CAP / 2);
     for (uint64_t n = CAP / 2; n <= CAP; n++) {
@@ -92,13 +88,13 @@ static void test_overflow(uint32_t start, bool solo)
     }
     CHECK(FR_QUEUE_SPLIT == CAP || out[FR_QUEUE_SPLIT] == NULL);
     for (uint64_t n = 0; n < CAP / 2; n++) { /* what comes now is behind the half that stayed */
-        CHECK(push(&q, item(2000 + n), solo));
+        CHECK(fr_queue_push_owner(&q, item(2000 + n)));
     }
-    CHECK(!push(&q, item(0), solo));
+    CHECK(!fr_queue_push_owner(&q, item(0)));
     for (uint64_t n = 0; n < CAP; n++) {
-        CHECK(pop(&q, solo) == item(n < CAP / 2 ? n : 2000 + n - CAP / 2));
+        CHECK(pop(&q, alone) == item(n < CAP / 2 ? n : 2000 + n - CAP / 2));
     }
-    CHECK(pop(&q, solo) == NULL);
+    CHECK(pop(&q, alone) == NULL);
 }
 
 /* Full, with a thief in the middle of its copy: only the new item goes, and the thief's slots are not touched. */
@@ -107,14 +103,14 @@ static void test_overflow_while_stolen_from(uint32_t start)
     struct fr_queue q;
     void *out[CAP];
     queue_init_at(&q, start);
-    fill(&q, false);
+    fill(&q);
     atomic_store(&q.head, fr_queue_pack(start, start + 1)); /* a claim of one */
-    CHECK_EQ(overflow(&q, item(CAP), false, out), 1);
+    CHECK_EQ(overflow(&q, item(CAP), out), 1);
     CHECK(out[0] == item(CAP) && out[1] == NULL);
     CHECK(fr_queue_pop_owner(&q) == item(1));
     CHECK_EQ(fr_queue_head_steal(atomic_load(&q.head)), start);
     CHECK_EQ(fr_queue_space_owner(&q), 0); /* popped, but not free before the thief is through [Q3] */
-    CHECK_EQ(overflow(&q, item(CAP), false, out), 1);
+    CHECK_EQ(overflow(&q, item(CAP), out), 1);
     void *stolen[CAP];
     CHECK_EQ(fr_queue_steal(&q, stolen, CAP), 0); /* [Q2] */
     uint32_t real = fr_queue_head_real(atomic_load(&q.head));
@@ -129,9 +125,9 @@ static void test_overflow_after_steal(uint32_t start)
     struct fr_queue q;
     void *out[CAP], *stolen[CAP];
     queue_init_at(&q, start);
-    fill(&q, false);
+    fill(&q);
     CHECK_EQ(fr_queue_steal(&q, stolen, CAP), CAP / 2);
-    CHECK_EQ(overflow(&q, item(CAP), false, out), 0);
+    CHECK_EQ(overflow(&q, item(CAP), out), 0);
     CHECK(out[0] == NULL);
     CHECK_EQ(fr_queue_len(&q), CAP / 2 + 1);
     for (uint64_t n = CAP / 2; n <= CAP; n++) {
@@ -190,17 +186,17 @@ struct sequence {
 };
 
 /* To the ring or, with the second half of it, to the spill. Whether it overflowed. */
-static bool solo_push(struct fr_queue *q, struct fr_spill *spill, struct sequence *plain, void *p)
+static bool plain_push(struct fr_queue *q, struct fr_spill *spill, struct sequence *plain, void *p)
 {
     void *out[CAP];
     if (plain->n < CAP) {
         plain->items[plain->n++] = p;
-        CHECK(fr_queue_push_solo_owner(q, p));
+        CHECK(fr_queue_push_owner(q, p));
         return false;
     }
-    CHECK(!fr_queue_push_solo_owner(q, p));
+    CHECK(!fr_queue_push_owner(q, p));
     CHECK(fr_spill_reserve_owner(spill) == 0);
-    CHECK_EQ(overflow(q, p, true, out), FR_QUEUE_SPLIT);
+    CHECK_EQ(overflow(q, p, out), FR_QUEUE_SPLIT);
     plain->n = CAP / 2;
     CHECK(memcmp(out, plain->items + CAP / 2, CAP / 2 * sizeof(*out)) == 0 && out[CAP / 2] == p);
     fr_spill_push_owner(spill, out, FR_QUEUE_SPLIT);
@@ -209,7 +205,7 @@ static bool solo_push(struct fr_queue *q, struct fr_spill *spill, struct sequenc
 
 /* The ring is empty. What was spilled comes back in order and, as it goes to the ring's first half, is never spilled
  * again: so all that ever comes out of the spill is in order. */
-static void solo_pull(struct fr_queue *q, struct fr_spill *spill, struct sequence *plain, uint64_t *last)
+static void plain_pull(struct fr_queue *q, struct fr_spill *spill, struct sequence *plain, uint64_t *last)
 {
     plain->n = fr_spill_take_owner(spill, plain->items, CAP / 2);
     for (uint32_t i = 0; i < plain->n; i++) {
@@ -219,9 +215,9 @@ static void solo_pull(struct fr_queue *q, struct fr_spill *spill, struct sequenc
     CHECK_EQ(fr_queue_push_batch_owner(q, plain->items, plain->n), plain->n);
 }
 
-static void *solo_pop(struct fr_queue *q, struct sequence *plain)
+static void *plain_pop(struct fr_queue *q, struct sequence *plain, bool alone)
 {
-    void *p = fr_queue_pop_solo_owner(q);
+    void *p = pop(q, alone);
     CHECK(p == (plain->n > 0 ? plain->items[0] : NULL));
     if (p != NULL) {
         memmove(plain->items, plain->items + 1, --plain->n * sizeof(p));
@@ -229,9 +225,9 @@ static void *solo_pop(struct fr_queue *q, struct sequence *plain)
     return p;
 }
 
-/* Solo against the plain sequence, at random, with overflow pulled back in order. It mostly grows and mostly shrinks by
+/* One thread against the plain sequence, at random, with overflow pulled back in order. It mostly grows and mostly shrinks by
  * turns, so that it overflows and runs dry whatever the seed. */
-static void test_solo(struct rng *rng)
+static void test_plain(struct rng *rng)
 {
     struct fr_queue q;
     struct fr_spill spill;
@@ -241,11 +237,11 @@ static void test_solo(struct rng *rng)
     fr_spill_init(&spill);
     for (int i = 0; i < 100000; i++) {
         if (rng_below(rng, 100) < (i / 2000 % 2 ? 35 : 65)) {
-            spilled += solo_push(&q, &spill, &plain, item(++in));
-        } else if (solo_pop(&q, &plain) != NULL) {
+            spilled += plain_push(&q, &spill, &plain, item(++in));
+        } else if (plain_pop(&q, &plain, rng_below(rng, 2)) != NULL) {
             out++;
         } else {
-            solo_pull(&q, &spill, &plain, &last);
+            plain_pull(&q, &spill, &plain, &last);
         }
         CHECK_EQ(fr_queue_len(&q), plain.n);
         CHECK_EQ(plain.n + fr_spill_len(&spill), in - out);
@@ -261,12 +257,14 @@ enum { MAX_WORKERS = 5, MAX_ITEMS = 60000 };
 struct arena {
     struct fr_queue queues[MAX_WORKERS];
     struct fr_spill spills[MAX_WORKERS];
+    struct fr_bias biases[MAX_WORKERS];
     uint32_t nworkers, nitems;
     _Atomic uint32_t next;  /* the number of the next item to make */
     _Atomic uint32_t taken; /* items that were seen */
     _Atomic uint8_t seen[MAX_ITEMS];
     uint32_t payload[MAX_ITEMS]; /* plain: maker before the push, taker after */
     _Atomic uint64_t steals;
+    uint64_t pops[2];
     _Atomic uint64_t overflows[3]; /* that split, gave up the new item only, found room after all */
 };
 
@@ -274,6 +272,7 @@ struct actor {
     struct arena *arena;
     uint32_t id;
     struct rng rng;
+    uint64_t pops[2]; /* beside others, alone */
 };
 
 static void take(struct arena *arena, void *p)
@@ -301,7 +300,7 @@ static void spill(struct actor *a, void *p)
     struct fr_spill *mine = &arena->spills[a->id];
     void *out[CAP];
     CHECK(fr_spill_reserve_owner(mine) == 0);
-    uint32_t n = overflow(&arena->queues[a->id], p, false, out);
+    uint32_t n = overflow(&arena->queues[a->id], p, out);
     CHECK(n == 0 || n == 1 || n == FR_QUEUE_SPLIT);
     if (n > 0) {
         CHECK(out[n - 1] == p);
@@ -351,13 +350,31 @@ static void steal(struct actor *a)
     void *stolen[CAP];
     CHECK(fr_queue_len(&arena->queues[victim]) <= CAP);
     uint32_t most = rng_below(&a->rng, fr_queue_space_owner(mine) + 1); /* the room only grows while we look away */
-    uint32_t n = victim == a->id ? 0 : fr_queue_steal(&arena->queues[victim], stolen, most);
+    if (victim == a->id) {
+        return;
+    }
+    fr_bias_visit(&arena->biases[victim]);
+    uint32_t n = fr_queue_steal(&arena->queues[victim], stolen, most);
+    fr_bias_leave(&arena->biases[victim]);
     if (n == 0) {
         return;
     }
     atomic_fetch_add_explicit(&arena->steals, 1, memory_order_relaxed);
     take(arena, stolen[0]);
     CHECK_EQ(fr_queue_push_batch_owner(mine, stolen + 1, n - 1), n - 1);
+}
+
+static void *pop_biased(struct actor *a)
+{
+    struct fr_queue *q = &a->arena->queues[a->id];
+    struct fr_bias *bias = &a->arena->biases[a->id];
+    bool alone = fr_bias_enter_owner(bias);
+    void *p = pop(q, alone);
+    if (alone) {
+        fr_bias_exit_owner(bias);
+    }
+    a->pops[alone]++;
+    return p;
 }
 
 static void *worker_main(void *arg)
@@ -375,7 +392,7 @@ static void *worker_main(void *arg)
         } else if (dice < pushy + 4) {
             pull_from_spill(a);
         } else if (dice < 80) {
-            void *p = fr_queue_pop_owner(&arena->queues[a->id]);
+            void *p = pop_biased(a);
             if (p != NULL) {
                 take(arena, p);
             }
@@ -399,14 +416,17 @@ static void stress_round(struct arena *arena, struct rng *rng)
     arena->next = arena->taken = 0;
     for (uint32_t i = 0; i < arena->nworkers; i++) {
         fr_spill_init(&arena->spills[i]);
+        fr_bias_init(&arena->biases[i]);
         queue_init_at(&arena->queues[i], starts[rng_below(rng, NSTARTS)]);
-        actors[i] = (struct actor){arena, i, rng_fork(rng)};
+        actors[i] = (struct actor){arena, i, rng_fork(rng), {0, 0}};
     }
     for (uint32_t i = 0; i < arena->nworkers; i++) { /* only now: they steal from all */
         CHECK(pthread_create(&threads[i], NULL, worker_main, &actors[i]) == 0);
     }
     for (uint32_t i = 0; i < arena->nworkers; i++) {
         CHECK(pthread_join(threads[i], NULL) == 0);
+        arena->pops[0] += actors[i].pops[0];
+        arena->pops[1] += actors[i].pops[1];
     }
     for (uint32_t i = 0; i < arena->nworkers; i++) {
         uint64_t head = atomic_load(&arena->queues[i].head);
@@ -432,10 +452,12 @@ int main(int argc, char **argv)
         test_steal(starts[i]);
         test_push_batch(starts[i]);
     }
-    test_solo(&rng);
+    test_plain(&rng);
     for (uint64_t end = fr_clock_ns() + env.stress_ns; fr_clock_ns() < end; rounds++) {
         stress_round(&arena, &rng);
     }
+    CHECK(arena.pops[0] > 0);
+    printf("pops: %" PRIu64 " alone, %" PRIu64 " not; ", arena.pops[1], arena.pops[0]);
     printf("%" PRIu64 " rounds, %" PRIu64 " steals, overflows: %" PRIu64 " split, %" PRIu64 " one, %" PRIu64 " none\n",
            rounds, arena.steals, arena.overflows[0], arena.overflows[1], arena.overflows[2]);
     return check_end();
