@@ -977,12 +977,17 @@ async def test_received_values_are_released() -> None:
     await until(lambda: all(map(is_freed, refs)))
 
 
+where_counts_are_apart = pytest.mark.skipif(
+    not sysconfig.get_config_var("Py_GIL_DISABLED"), reason="with a GIL there is one count, and nothing to tell apart"
+)
+
+
 def shared_references(thing: object) -> int:
     """How many references to it were counted as shared, on a free-threaded build (PEP 703's ob_ref_shared)."""
     return ctypes.c_ssize_t.from_address(id(thing) + 16).value >> 2
 
 
-@pytest.mark.skipif(not sysconfig.get_config_var("Py_GIL_DISABLED"), reason="with a GIL all are counted alike")
+@where_counts_are_apart
 @freerun.test(worker_threads=2)
 async def test_references_are_shared_where_another_thread_takes_them() -> None:
     """A channel knows which worker received last. Whoever that was, each of its values is freed."""
@@ -1010,7 +1015,7 @@ async def test_references_are_shared_where_another_thread_takes_them() -> None:
     await until(lambda: all(map(is_freed, refs)))
 
 
-@pytest.mark.skipif(not sysconfig.get_config_var("Py_GIL_DISABLED"), reason="with a GIL all are counted alike")
+@where_counts_are_apart
 def test_references_of_plain_threads_are_shared() -> None:
     """Nobody sees to it that such a thread frees what is left to it: whoever drops the last reference does."""
     tx, rx = mpsc.unbounded_channel()

@@ -35,8 +35,8 @@ static void leave(struct fr_shard *shard, enum pass pass)
 /* The list that this thread owns; or that of all threads that are no workers here, and of the stand-in, which nobody owns. */
 static uint32_t own_index(struct fr_runtime *rt)
 {
-    struct fr_worker *worker = fr_thread.worker;
-    return worker && worker->rt == rt ? worker->index : rt->nworkers; /* a stand-in's is nworkers, too */
+    struct fr_worker *worker = fr_own_worker(rt);
+    return worker ? worker->index : rt->nworkers; /* a stand-in's is nworkers, too */
 }
 
 void fr_owned_init(struct fr_shard *shard, bool has_owner)

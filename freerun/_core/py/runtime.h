@@ -246,6 +246,12 @@ struct fr_visit {
 extern _Atomic uint32_t fr_fork_generation;
 
 /* ---- worker.c ---- */
+/* The core that this thread runs, if it is one of this runtime's. */
+static inline struct fr_worker *fr_own_worker(struct fr_runtime *rt)
+{
+    struct fr_worker *worker = fr_thread.worker;
+    return worker && worker->rt == rt ? worker : NULL;
+}
 void fr_schedule(struct fr_runtime *rt, struct fr_task *task);
 void fr_schedule_yield(struct fr_runtime *rt, struct fr_task *task);
 void fr_notify(struct fr_runtime *rt);

@@ -47,17 +47,11 @@ void fr_task_free(struct fr_task *task)
     free(task);
 }
 
-static struct fr_worker *own_worker(struct fr_runtime *rt)
-{
-    struct fr_worker *worker = fr_thread.worker;
-    return worker && worker->rt == rt ? worker : NULL;
-}
-
 /* Ids are handed to workers in blocks: one shared counter would be a contended line. */
 static uint64_t next_id(struct fr_runtime *rt)
 {
     enum { BLOCK = 1024 };
-    struct fr_worker *worker = own_worker(rt);
+    struct fr_worker *worker = fr_own_worker(rt);
     if (!worker) {
         return atomic_fetch_add_explicit(&rt->next_id, 1, memory_order_relaxed); /* unique is all it must be */
     }

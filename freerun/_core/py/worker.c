@@ -148,12 +148,6 @@ static void inject_and_notify(struct fr_runtime *rt, void *task)
     }
 }
 
-static struct fr_worker *own_worker(struct fr_runtime *rt)
-{
-    struct fr_worker *worker = fr_thread.worker;
-    return worker && worker->rt == rt ? worker : NULL;
-}
-
 /* ---- is it worth another worker? rt/cost.h ---- */
 
 /* Where nobody else could take what is queued, nobody asks what it costs. */
@@ -227,7 +221,7 @@ static bool gathers(const struct fr_task *task)
 
 void fr_schedule(struct fr_runtime *rt, struct fr_task *task)
 {
-    struct fr_worker *worker = own_worker(rt);
+    struct fr_worker *worker = fr_own_worker(rt);
     if (!worker) {
         inject_and_notify(rt, task);
     } else if (!worker->lifo_enabled || worker->in_driver || gathers(task)) {
@@ -242,7 +236,7 @@ void fr_schedule(struct fr_runtime *rt, struct fr_task *task)
 
 void fr_schedule_yield(struct fr_runtime *rt, struct fr_task *task)
 {
-    struct fr_worker *worker = own_worker(rt);
+    struct fr_worker *worker = fr_own_worker(rt);
     if (worker) {
         push_and_notify(worker, task, 2);
     } else {

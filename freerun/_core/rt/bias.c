@@ -10,7 +10,7 @@ static bool call(int command)
     return syscall(SYS_membarrier, command, 0, 0) == 0;
 }
 
-/* Asks for fr_barrier_all() in this process. False: the system has none. */
+/* Asks for barrier_all() in this process. False: the system has none. */
 static bool register_barrier(void)
 {
 #ifdef FR_NO_MEMBARRIER
@@ -32,7 +32,7 @@ bool fr_bias_prepare(void)
 }
 
 /* A full barrier in every thread of the process that runs, and so in every thread: who does not run has had one. */
-static void fr_barrier_all(void)
+static void barrier_all(void)
 {
     while (!call(MEMBARRIER_CMD_PRIVATE_EXPEDITED)) {
         if (errno == ENOMEM) { /* it comes again */
@@ -40,8 +40,8 @@ static void fr_barrier_all(void)
         } else if (!register_barrier()) { /* a child of fork() may have to ask anew */
             /* It worked in fr_bias_init(), and owners rely on it. */
             fprintf(stderr,
-                    "freerun: membarrier(2) has stopped working in this process: %s. Forbid it before the first "
-                    "runtime is made, or not at all\n",
+                    "freerun: membarrier(2) has stopped working in this process: %s. Forbid it before freerun is "
+                    "imported, or not at all\n",
                     strerror(errno));
             abort();
         }
@@ -108,7 +108,7 @@ void fr_bias_visit(struct fr_bias *bias)
     if (atomic_fetch_add_explicit(&bias->word, FR_BIAS_VISITOR, memory_order_acquire) & FR_BIAS_READY) {
         return;
     }
-    fr_barrier_all(); /* [B1] */
+    barrier_all(); /* [B1] */
     wait_until_outside(bias);
     /* release pairs with the fetch_add above, of other visitors [B3] */
     atomic_fetch_or_explicit(&bias->word, FR_BIAS_READY, memory_order_release);

@@ -14,7 +14,7 @@
  * INVARIANTS  B1  The owner is in a section alone, or a visitor is between visit and leave; never both. The owner stores
  *                 inside, then loads word; a visitor changes word, then loads inside until that is 0. Of two such pairs one
  *                 sees the other if both have a full barrier between the two. The owner has none but one for the compiler:
- *                 fr_barrier_all() is executed by the visitor on behalf of both, at some point of the owner's program. If
+ *                 barrier_all() is executed by the visitor on behalf of both, at some point of the owner's program. If
  *                 that lies before its store, the load comes later, too, and sees the word; else the visitor sees the store.
  *             B2  READY: since the owner was last alone some visitor has waited for it, and the word has not been 0 since. So
  *                 who comes next need not wait: a section that begins after that barrier sees the word.
@@ -42,8 +42,8 @@ enum { FR_BIAS_READY = 1, FR_BIAS_VISITOR = 2 };
 struct fr_bias {
     _Atomic uint32_t inside;
     uint32_t seen, calm;
-    _Alignas(
-        FR_CACHE_LINE) _Atomic uint32_t word; /* written rarely: not on the line that the owner writes all the time */
+    /* Written rarely: not on the line that the owner writes all the time. */
+    _Alignas(FR_CACHE_LINE) _Atomic uint32_t word;
     _Atomic uint32_t visits;
 };
 
