@@ -251,8 +251,9 @@ static bool wants_poll(struct fr_strand *strand)
     return true;
 }
 
-/* 1: it is over, 0: it waits, -1: an exception that is none of its own. `thrown` is borrowed, or NULL. */
-static int step(StrandObject *self, struct fr_task *task, PyObject *thrown)
+/* 1: it is over, 0: it waits, -1: an exception that is none of its own. `thrown` is borrowed, or NULL. `asked`: woken or
+ * not. */
+static int step(StrandObject *self, struct fr_task *task, PyObject *thrown, bool asked)
 {
     if (self->over) {
         return 1;
@@ -267,6 +268,8 @@ static int step(StrandObject *self, struct fr_task *task, PyObject *thrown)
     fr_state *state = &self->strand->task.state;
     if (thrown) {
         Py_XSETREF(self->pending, Py_NewRef(thrown));
+    }
+    if (thrown || asked) {
         fr_state_wake(state); /* for ourselves: it is in no queue */
     } else if (!wants_poll(self->strand)) {
         return 0;
@@ -275,7 +278,7 @@ static int step(StrandObject *self, struct fr_task *task, PyObject *thrown)
     return run(self, task);
 }
 
-static PyObject *step_method(PyObject *op, PyObject *thrown)
+static PyObject *step_method(PyObject *op, PyObject *thrown, bool asked)
 {
     StrandObject *self = (StrandObject *)op;
     struct fr_task *task = fr_leaf_task();
@@ -284,7 +287,7 @@ static PyObject *step_method(PyObject *op, PyObject *thrown)
     }
     int over = -1;
     if (Py_EnterRecursiveCall(" in a stream") == 0) {
-        over = step(self, task, thrown);
+        over = step(self, task, thrown, asked);
         Py_LeaveRecursiveCall();
     }
     fr_leaf_exit(&self->stepping);
@@ -295,7 +298,12 @@ static PyObject *step_method(PyObject *op, PyObject *thrown)
 
 static PyObject *strand_poll(PyObject *op, PyObject *Py_UNUSED(ignored))
 {
-    return step_method(op, NULL);
+    return step_method(op, NULL, false);
+}
+
+static PyObject *strand_poll_asked(PyObject *op, PyObject *Py_UNUSED(ignored))
+{
+    return step_method(op, NULL, true);
 }
 
 static PyObject *strand_throw(PyObject *op, PyObject *error)
@@ -304,7 +312,7 @@ static PyObject *strand_throw(PyObject *op, PyObject *error)
         PyErr_Format(PyExc_TypeError, "argument 'error' must be an exception, not %.200s", Py_TYPE(error)->tp_name);
         return NULL;
     }
-    return step_method(op, error);
+    return step_method(op, error, false);
 }
 
 static PyObject *strand_take(PyObject *op, PyObject *Py_UNUSED(ignored))
@@ -323,6 +331,17 @@ static PyObject *strand_take(PyObject *op, PyObject *Py_UNUSED(ignored))
         PyErr_SetString(PyExc_RuntimeError, over ? "its result was taken already" : "it has not ended");
     }
     return value;
+}
+
+static PyObject *strand_is_woken(PyObject *op, PyObject *Py_UNUSED(ignored))
+{
+    StrandObject *self = (StrandObject *)op;
+    if (!fr_leaf_enter(&self->stepping)) {
+        return NULL;
+    }
+    bool woken = self->strand && fr_state_load(&self->strand->task.state) & FR_NOTIFIED;
+    fr_leaf_exit(&self->stepping);
+    return PyBool_FromLong(woken);
 }
 
 static PyObject *strand_close(PyObject *op, PyObject *Py_UNUSED(ignored))
@@ -412,6 +431,10 @@ static PyObject *strand_get_coro(PyObject *op, void *Py_UNUSED(closure))
 static PyMethodDef strand_methods[] = {
     {"poll", strand_poll, METH_NOARGS,
      "poll($self, /)\n--\n\nGo on, if it was woken; whether it is over. If not, its task is to yield `...` next."},
+    {"poll_asked", strand_poll_asked, METH_NOARGS,
+     "poll_asked($self, /)\n--\n\nGo on, woken or not, whatever is left of the budget; as poll()."},
+    {"is_woken", strand_is_woken, METH_NOARGS,
+     "is_woken($self, /)\n--\n\nWhether it was woken since the last poll, or that one yielded."},
     {"throw", strand_throw, METH_O, "throw($self, error, /)\n--\n\nGo on with an exception; as poll()."},
     {"take", strand_take, METH_NOARGS, "take($self, /)\n--\n\nIts result, or what it raised; once."},
     {"close", strand_close, METH_NOARGS, "close($self, /)\n--\n\nEnd it at once, for when nobody can await any more."},
