@@ -107,6 +107,46 @@ def test_states(rt: freerun.Runtime, flavor: Flavor) -> None:
     release.set()
 
 
+def state(handle: freerun.JoinHandle[Any]) -> str:
+    return repr(handle).rpartition(" ")[2].rstrip(">")
+
+
+@only(CURRENT)
+def test_a_task_that_is_queued_does_not_run(rt: freerun.Runtime) -> None:
+    """Whoever queues it holds its lock for who will take it out, which is nobody's business."""
+    wakers: list[freerun.lowlevel.Waker] = []
+    seen: list[str] = []
+
+    async def waits() -> None:
+        wakers.append(freerun.lowlevel.current_waker())
+        await freerun.lowlevel.park()
+        seen.append(state(task))
+        wakers[0].wake()
+        await freerun.yield_now()
+        await freerun.lowlevel.park()
+
+    async def look() -> None:
+        nonlocal task
+        task = freerun.spawn(waits)
+        assert state(task) == "spawned"
+        await freerun.yield_now()
+        assert state(task) == "waiting"
+        wakers[0].wake()
+        assert state(task) == "ready"  # woken
+        await freerun.yield_now()
+        assert (state(task), seen) == ("ready", ["running"])  # it has yielded
+        await freerun.yield_now()
+        assert state(task) == "waiting"
+        task.abort()
+        assert state(task) == "ready"
+        with pytest.raises(freerun.JoinError):
+            await task
+        assert state(task) == "finished"
+
+    task: freerun.JoinHandle[None]
+    rt.block_on(look)
+
+
 def test_empty(rt: freerun.Runtime) -> None:
     assert rt.handle().dump_tasks() == "0 tasks\n"
 

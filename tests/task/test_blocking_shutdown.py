@@ -107,10 +107,12 @@ def test_file_writes_are_never_dropped(flavor: Flavor, tmp_path: Path) -> None:
 def test_cleanup_may_use_files(flavor: Flavor, tmp_path: Path) -> None:
     """A task that a shutdown cancels still writes its last words, and reads."""
     path = tmp_path / "x"
+    serving: list[bool] = []
 
     async def service() -> None:
         async with fs.File.create(path) as file:
             try:
+                serving.append(True)
                 await freerun.time.sleep(3600)
             finally:
                 await file.write_all(b"last words")
@@ -121,8 +123,7 @@ def test_cleanup_may_use_files(flavor: Flavor, tmp_path: Path) -> None:
 
     async def main() -> freerun.JoinHandle[None]:
         task = freerun.spawn(service)
-        await until(path.exists)
-        await freerun.time.sleep(0.001)
+        await until(lambda: bool(serving))
         return task
 
     with flavor.builder().build() as rt:

@@ -14,7 +14,7 @@ import freerun
 from freerun import Cancelled
 from freerun._core._native import current_core
 from freerun.lowlevel import park
-from freerun.sync import oneshot
+from freerun.sync import mpsc, oneshot
 from freerun.time import Instant, Timeout, advance, sleep, timeout, timeout_at
 
 
@@ -333,6 +333,44 @@ async def test_cancel_and_reschedule_from_threads() -> None:
                 async with scope:
                     while True:
                         await (sleep(60) if n % 2 else freerun.yield_now())
+
+
+@every_flavor
+async def test_rescheduled_while_its_task_is_woken_and_waits() -> None:
+    """By other threads and tasks, all the time: the alarm that they set is the task's, whose turn goes on meanwhile."""
+    tx, rx = mpsc.channel(4)
+    scopes: list[Timeout] = []
+    over = threading.Event()
+
+    async def consumer() -> None:
+        async with timeout(1000) as scope:
+            scopes.append(scope)
+            for n in range(1500):
+                assert await rx.recv() == n
+
+    def reschedule(_: int = 0) -> None:
+        while not over.is_set():
+            try:
+                for _ in range(30):
+                    scopes[0].reschedule(Instant.now() + 1000)
+            except RuntimeError:  # it has been left
+                return
+
+    async def producer() -> None:
+        for n in range(1500):
+            await tx.send(n)
+            if n % 100 == 0:
+                scopes[0].reschedule(Instant.now() + 999)
+
+    consuming = freerun.spawn(consumer)
+    while not scopes:
+        await freerun.yield_now()
+    with in_threads(2, reschedule):
+        try:
+            await freerun.spawn(producer)
+            await consuming
+        finally:
+            over.set()
 
 
 @every_flavor

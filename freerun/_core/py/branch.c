@@ -134,7 +134,7 @@ void fr_branch_task_init(struct fr_task *task, enum fr_task_kind kind, struct fr
     task->member = NULL;
     task->scopes = (struct fr_scope *)Py_XNewRef((PyObject *)scopes);
     task->floor = scopes;
-    task->started = task->yielded = task->shielded = false;
+    task->started = task->yielded = task->shielded = task->spare = false;
     atomic_init(&task->unseen, 0); /* a strand's, see futurelock.h */
 }
 

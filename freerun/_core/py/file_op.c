@@ -194,7 +194,7 @@ static bool is_final(struct fr_task *task, FileOpObject *self, int32_t *result)
 
 static enum fr_poll_result wait_on(struct fr_task *task)
 {
-    return fr_state_end_poll(&task->state) ? FR_POLL_REQUEUE : FR_POLL_DONE;
+    return fr_state_end_poll_spare(&task->state, fr_task_take_spare(task)) ? FR_POLL_REQUEUE : FR_POLL_DONE;
 }
 
 /* The file's position is the kernel's to keep: whoever uses the descriptor otherwise finds it where it should be. */
@@ -253,7 +253,7 @@ void fr_file_close(struct fr_task *task)
 {
     enum fr_poll_result polled = fr_file_poll(task, fr_state_load(&task->state));
     while (polled == FR_POLL_REQUEUE) {
-        polled = fr_file_poll(task, fr_state_start_poll(&task->state));
+        polled = fr_file_poll(task, fr_task_take(task));
     }
 }
 

@@ -122,12 +122,12 @@ static inline struct fr_task *fr_leaf_task(void)
     return __builtin_expect(task != NULL, 1) ? task : fr_leaf_no_task();
 }
 
-/* A reference to the task being polled, for a waiter. The first one of a poll is there already: it came with the RMW that
- * began the poll. (A branch's is not, see branch.h.) */
+/* A reference to the task, for a waiter. The first one of a poll is there already (a branch's is not, see branch.h). Another
+ * task's is its poller's to take: who reschedules a timeout, say, may be any thread. */
 static inline void fr_leaf_ref(struct fr_task *task)
 {
-    if (fr_thread.spare == task) {
-        fr_thread.spare = NULL;
+    if (fr_thread.task == task && task->spare) {
+        task->spare = false;
     } else {
         fr_task_ref(task);
     }

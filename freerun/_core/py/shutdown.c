@@ -157,7 +157,7 @@ static void close_one(struct fr_task *task, void *Py_UNUSED(arg))
 
 static void close_queued(struct fr_task *task)
 {
-    fr_state_start_poll(&task->state);
+    fr_task_take(task);
     fr_task_close(task);
 }
 

@@ -65,19 +65,27 @@ static uint64_t next_id(struct fr_runtime *rt)
 
 /* ---- waking and aborting ---- */
 
-/* It has become NOTIFIED. A branch is queued where it belongs, and whatever is around it is woken. */
-static void woken(struct fr_runtime *rt, struct fr_task *task)
+/* A branch is queued where it belongs, and whatever is around it is woken. The task around all, if it is to be woken too. */
+static struct fr_task *wake_lines(struct fr_task *task)
 {
-    while (__builtin_expect(task->kind >= FR_TASK_BRANCH, 0)) {
+    while (task && __builtin_expect(task->kind >= FR_TASK_BRANCH, 0)) {
+        if (!fr_state_wake(&task->state)) {
+            return NULL;
+        }
         if (task->kind == FR_TASK_STRAND) {
             fr_strand_woken(task);
-            return;
+            return NULL;
         }
         task = fr_branch_woken(task);
-        if (!task || !fr_state_wake(&task->state)) {
-            return;
-        }
     }
+    return task;
+}
+
+/* It was idle, and has been woken: RUNNING is this thread's, with a reference, and goes with it into the queue [S1]. */
+static void schedule_woken(struct fr_runtime *rt, struct fr_task *task)
+{
+    task->spare = true;
+    fr_task_set_queued(task);
     fr_schedule(rt, task);
 }
 
@@ -85,8 +93,9 @@ void fr_task_wake(struct fr_task *task)
 {
     struct fr_runtime *rt = task->rt;
     bool foreign = fr_foreign_begin(rt);
-    if (fr_state_wake(&task->state)) {
-        woken(rt, task);
+    task = wake_lines(task);
+    if (task && fr_state_wake_task(&task->state)) {
+        schedule_woken(rt, task);
     }
     fr_foreign_end(rt, foreign);
 }
@@ -103,7 +112,7 @@ void fr_task_wake_unref(struct fr_task *task)
     bool last;
     bool foreign = fr_foreign_begin(rt);
     if (fr_state_wake_unref(&task->state, &last)) {
-        fr_schedule(rt, task);
+        schedule_woken(rt, task);
     } else if (last) {
         fr_task_free(task);
     }
@@ -115,8 +124,8 @@ bool fr_task_abort(struct fr_task *task)
     struct fr_runtime *rt = task->rt;
     bool first;
     bool foreign = fr_foreign_begin(rt);
-    if (fr_state_abort(&task->state, &first) && task->kind != FR_TASK_BLOCKING) {
-        fr_schedule(rt, task);
+    if (fr_state_abort(&task->state, &first)) { /* no blocking call: none is ever idle */
+        schedule_woken(rt, task);
     }
     fr_foreign_end(rt, foreign);
     return first;
@@ -283,7 +292,8 @@ static bool inherit_context(struct fr_task *task)
 
 static void discard(struct fr_task *task);
 
-/* A task with references for the owned list and one handle; not published. NULL with an exception. */
+/* A task with references for the owned list and one handle, and, if it is to be polled, RUNNING and a reference for its first
+ * poll; not published. NULL with an exception. */
 static struct fr_task *task_new(struct fr_runtime *rt, enum fr_task_kind kind, PyObject *what, PyObject *name)
 {
     struct fr_task *task = task_alloc();
@@ -291,7 +301,10 @@ static struct fr_task *task_new(struct fr_runtime *rt, enum fr_task_kind kind, P
         PyErr_NoMemory();
         return NULL;
     }
-    fr_state_init(&task->state, 2, FR_NOTIFIED | FR_JOIN_INTEREST);
+    bool polled = kind != FR_TASK_BLOCKING && kind != FR_TASK_FILE;
+    fr_state_init(&task->state, 2 + polled, (polled ? FR_RUNNING : FR_NOTIFIED) | FR_JOIN_INTEREST);
+    atomic_init(&task->queued, polled);
+    task->spare = polled;
     task->rt = rt;
     task->coro = Py_NewRef(what);
     task->args = task->result = NULL;
@@ -417,8 +430,8 @@ static PyObject *publish(struct fr_runtime *rt, struct fr_task *task, bool clean
         /* The handle must not see a half-made task: complete it as cancelled, which nobody will read. */
         drop_inputs(task);
         task->outcome = FR_OUT_CANCELLED;
-        fr_state_start_poll(&task->state);
-        fr_state_complete(&task->state);
+        fr_task_take(task);
+        fr_state_complete_spare(&task->state, fr_task_take_spare(task), 0);
         if (task->member) {
             fr_member_withdraw(task->member);
         }
@@ -571,12 +584,14 @@ PyObject *fr_task_spawn_file(struct fr_runtime *rt, PyObject *op, enum fr_duty d
         return NULL;
     }
     fr_task_ref(task);
-    fr_state_start_poll(&task->state);
+    bool aborted = fr_state_start_poll(&task->state) & FR_CANCELLED; /* by a shutdown */
     if (fr_file_submit(task)) {
         fr_task_complete(task, FR_OUT_CANCELLED, NULL);
         Py_SETREF(handle, Py_NewRef(Py_None));
     } else if (fr_state_end_poll(&task->state)) {
         fr_schedule(rt, task);
+    } else if (aborted) {
+        fr_task_wake(task); /* a poll sees to it */
     }
     fr_task_unref(task);
     return handle;
@@ -689,16 +704,6 @@ static void wake_joiners(struct fr_task *task)
     } while (n == BATCH);
 }
 
-/* What the end of its poll gives back of the reference that came with it: all or nothing. */
-static uint64_t take_spare(struct fr_task *task)
-{
-    if (fr_thread.spare != task) {
-        return 0;
-    }
-    fr_thread.spare = NULL;
-    return FR_REF_ONE;
-}
-
 void fr_task_complete(struct fr_task *task, enum fr_outcome outcome, PyObject *result)
 {
     struct fr_runtime *rt = task->rt;
@@ -722,7 +727,7 @@ void fr_task_complete(struct fr_task *task, enum fr_outcome outcome, PyObject *r
     }
     /* A member is in a list of those whose tasks are alive until it is done, join_set.h [J1]. */
     uint64_t owned = member ? 0 : FR_REF_ONE;
-    uint64_t state = fr_state_complete_spare(&task->state, take_spare(task), owned);
+    uint64_t state = fr_state_complete_spare(&task->state, fr_task_take_spare(task), owned);
     if (owned && fr_state_is_for_handle(state)) {
         return; /* the task is not ours any more */
     }
@@ -974,7 +979,7 @@ static bool end_poll_unseen(struct fr_task *task)
 {
     struct fr_runtime *rt = task->rt;
     fr_task_ref(task);
-    bool again = fr_state_end_poll_spare(&task->state, take_spare(task));
+    bool again = fr_state_end_poll_spare(&task->state, fr_task_take_spare(task));
     if (!again) {
         fr_futurelock_suspect(rt, task);
     }
@@ -996,11 +1001,10 @@ static void note_gathering(struct fr_task *task)
 
 enum fr_poll_result fr_task_poll(struct fr_task *task)
 {
+    uint64_t state = fr_task_take(task);
     if (__builtin_expect(task->kind == FR_TASK_FILE, 0)) {
-        return fr_file_poll(task, fr_state_start_poll(&task->state));
+        return fr_file_poll(task, state);
     }
-    uint64_t state = fr_state_start_poll_spare(&task->state);
-    fr_thread.spare = task;
     if (__builtin_expect(closing(task->rt), 0)) {
         fr_task_close(task);
         return FR_POLL_DONE;
@@ -1020,12 +1024,13 @@ enum fr_poll_result fr_task_poll(struct fr_task *task)
             return FR_POLL_DONE;
         }
         if (fr_thread.wait & FR_WAIT_YIELD) {
-            fr_state_end_poll_yield_spare(&task->state, take_spare(task));
-            return FR_POLL_REQUEUE;
+            fr_task_set_queued(task);
+            return FR_POLL_REQUEUE; /* with RUNNING, and what is left of the reference [S1] */
         }
         note_gathering(task);
-        bool again = __builtin_expect(fr_has_unseen(task), 0) ? end_poll_unseen(task)
-                                                              : fr_state_end_poll_spare(&task->state, take_spare(task));
+        bool again = __builtin_expect(fr_has_unseen(task), 0)
+                         ? end_poll_unseen(task)
+                         : fr_state_end_poll_spare(&task->state, fr_task_take_spare(task));
         return again ? FR_POLL_REQUEUE : FR_POLL_DONE;
     }
     if (sent == PYGEN_RETURN) {
@@ -1186,10 +1191,11 @@ static const char *state_name(uint64_t state, struct fr_task *task)
     if (state & FR_COMPLETE) {
         return "finished";
     }
-    if (state & FR_RUNNING) {
+    bool queued = atomic_load_explicit(&task->queued, memory_order_relaxed); /* see fr_task_set_queued() */
+    if (state & FR_RUNNING && !queued) {
         return "running";
     }
-    if (state & FR_NOTIFIED) {
+    if (state & (FR_RUNNING | FR_NOTIFIED)) {
         return task->started ? "ready" : "spawned";
     }
     return "waiting";

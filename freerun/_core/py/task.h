@@ -3,18 +3,23 @@
  * THREADS    spawn, wake, abort: any attached thread (wake: any thread at all). poll, complete: the thread that holds
  *            RUNNING.
  * OWNERSHIP  the struct is plain C, counted in the state word: one reference for the owned list (until completion),
- *            one per JoinHandle/AbortHandle, one per linked waiter. Being queued holds none (see rt/state.h).
+ *            one per JoinHandle/AbortHandle, one per linked waiter, and the spare one. Being queued holds none itself (see
+ *            rt/state.h).
  *            Python references (coro, args, context) die at completion; result and name die with the later of
  *            completion and the JoinHandle. So the last fr_task_unref() never touches Python and may come from a
  *            detached thread.
  * FIELDS     state              atomics of rt/state.h
+ *            kind               spawner, then the first poll, which makes a CORO of it; read by wakers, to whom all kinds
+ *                               that it has in its life are the same: it is one byte
+ *            queued             who queues it, having RUNNING, and who takes it out; read by descriptions
+ *            spare              the holder of RUNNING: it has a reference for the first waiter of the poll, see fr_leaf_ref()
  *            coro, args, context   spawner before publication, then the holder of RUNNING
  *            result, outcome    holder of RUNNING before COMPLETE (release), then the JoinHandle's readers (acquire)
  *            joiners            under `lock`
  *            owned, shard       under the shard's lock
  *            scopes, floor, owed   the holder of RUNNING, see scope.h
  *            member             constant from publication on; see join_set.h
- *            gathers            the holder of RUNNING, or the task as it spawns; read by who has made it NOTIFIED
+ *            gathers            the holder of RUNNING, or the task as it spawns; read by who queues it
  *            leaf               the holder of RUNNING; read by who took the task out of the injector, see worker.c
  *            rt                 constant; valid memory for ever (runtimes are recycled, not freed), see runtime.h
  * INVARIANTS T1 only the holder of RUNNING touches the coroutine.
@@ -63,14 +68,17 @@ enum { FR_FEW_ARGS = 3 };
  * a line at a time. */
 struct fr_task {
     _Atomic uint64_t state;
-    uint8_t kind; /* here: who wakes it needs it, and who grants it something `unseen` */
-    uint8_t outcome;
+    uint8_t kind;           /* here: who wakes it needs it, and who grants it something `unseen` */
+    _Atomic bool queued;    /* it waits in a queue, with RUNNING: nobody polls it now */
     _Atomic int16_t unseen; /* see futurelock.h */
     uint8_t started : 1;
     uint8_t gathers : 7; /* polls in a row that ended waiting for another task's end; see fr_task_gathers() */
     bool claimed;        /* `coro` is in claims.c */
-    bool quiet;          /* a failure is somebody else's to report (block_on's main task) */
-    /* One byte: the spawner, then the holder of RUNNING. */
+    /* Two bytes: the spawner, then the holder of RUNNING. */
+    uint8_t outcome : 2;
+    bool quiet : 1; /* a failure is somebody else's to report (block_on's main task) */
+    bool spare : 1;
+    uint8_t : 0;
     uint8_t few : 2;   /* how many arguments are in `args` and `more` themselves */
     bool yielded : 1;  /* yield_now() has yielded and not yet resumed */
     bool shielded : 1; /* in a shielded yield (leaf.c): resumed as if nothing were due */
@@ -131,6 +139,32 @@ static inline bool fr_task_gathers(const struct fr_task *task)
 static inline void fr_task_ref(struct fr_task *task)
 {
     fr_ref_inc(&task->state);
+}
+
+/* It is about to be queued, and RUNNING is the caller's, and goes along. */
+static inline void fr_task_set_queued(struct fr_task *task)
+{
+    atomic_store_explicit(&task->queued, true, memory_order_relaxed); /* for descriptions, which may be late */
+}
+
+/* It has been taken out of a queue: it is this thread's to poll from now on. Its state, with CANCELLED and so on. */
+static inline uint64_t fr_task_take(struct fr_task *task)
+{
+    bool spare;
+    uint64_t state = fr_state_take(&task->state, &spare);
+    if (__builtin_expect(spare, 0)) {
+        task->spare = true;
+    }
+    atomic_store_explicit(&task->queued, false, memory_order_relaxed); /* as above */
+    return state;
+}
+
+/* What the end of its poll gives back of the reference that came with it: all or nothing. */
+static inline uint64_t fr_task_take_spare(struct fr_task *task)
+{
+    bool spare = task->spare;
+    task->spare = false;
+    return spare ? FR_REF_ONE : 0;
 }
 
 void fr_task_free(struct fr_task *task);

@@ -5,8 +5,6 @@
  *            core    the runtime that spawn() uses (a worker's own, or one entered with Handle.enter: until leave(),
  *                    on a worker until the poll ends at the latest); borrowed: a worker thread and enter() hold it
  *            task    the task being polled, or the branch of it (branch.h): whom its leaves wake. NULL between polls
- *            spare   that task, while the reference that came with its poll is not taken, see fr_leaf_ref(). NULL: it is, or
- *                    this poll came without
  *            budget  what is left of the cooperative budget of this turn
  *            turn_ends  cycle count at which the turn has lasted a millisecond and the budget counts as spent; 0: it is not
  *                    timed yet, see fr_leaf_begin_untimed_turn()
@@ -40,7 +38,6 @@ struct fr_thread {
     struct fr_worker *worker;
     struct CoreObject *core;
     struct fr_task *task;
-    struct fr_task *spare;
     struct fr_visit *visits; /* foreign visits in progress on this thread, innermost first */
     void *thrown;
     struct fr_runtime *pool; /* this is a thread of that runtime's blocking pool */

@@ -3,27 +3,34 @@
  * THREADS     start_poll, end_poll*, complete: the poller. Everything else: anyone who holds a reference.
  * STATE       attached thread state: not needed; never blocks.
  * OWNERSHIP   references are counted from bit 16 up. Who holds them: the list of owned tasks (one), each handle, each
- *             registered waker, and the poller, who has one to spare for the first waker that its poll registers. A run
- *             queue holds *none* [S1].
+ *             registered waker, and the poller, who has one to spare for the first waker that its poll registers; with
+ *             RUNNING it travels through the queue. A run queue holds *none* of its own [S1].
  * FIELDS      the word: all RMWs, orders below. Bits 8..15 are free.
- *             RUNNING        somebody holds the right to touch the coroutine (the poll lock).
+ *             RUNNING        somebody holds the right to touch the coroutine (the poll lock): who polls it, or, of a task in
+ *                            a queue, whoever will take it out.
  *             COMPLETE       the result is stored; never cleared, and RUNNING is never set again.
- *             NOTIFIED       the task is in a run queue, or its poller must put it there.
+ *             NOTIFIED       it is to be polled once more after the poll that RUNNING stands for: its poller must queue it.
+ *                            Without RUNNING: it has been queued for that.
  *             CANCELLED      abort was requested. DELIVERED  the exception was thrown in (poller only).
  *             JOIN_INTEREST  a JoinHandle exists. JOIN_WAKER  somebody is in the list of joiners.
  *             OBSERVED       the result was taken.
- * INVARIANTS  S1  In a queue => NOTIFIED, not RUNNING, not COMPLETE => the owned-list reference is alive. The argument:
- *                 a task is queued only by the one call that turned NOTIFIED from 0 to 1 on an idle task (wake, abort)
- *                 or by the poller that ended a poll with NOTIFIED set; either of them owns "the queueing" until it
- *                 has pushed. Only fr_state_start_poll() takes NOTIFIED from a task that is not RUNNING, and it is
- *                 called by whoever took the task out of the queue. So a task is in at most one queue, once. Only the
- *                 poller, holding RUNNING, completes a task, and only after that drops the owned-list
- *                 reference; a RUNNING task is in no queue. So whatever is in a queue is alive, and the pop needs no
- *                 reference of its own until it has completed the task.
- *             S2  RUNNING is a lock: acquire in start_poll and try_lock_idle, release in end_poll*. So is a wake: what
- *                 the waker wrote before is visible to the poll that it causes, or, if one wake finds NOTIFIED set
- *                 already, to the poll caused by the earlier one, for it too is an acq_rel RMW and continues the
- *                 release sequence which that poll acquires. This is why wake writes even when nothing changes.
+ * INVARIANTS  S1  In a queue => RUNNING or NOTIFIED, not COMPLETE => the owned-list reference is alive. The argument: a
+ *                 task is queued only by who has made it; by the one call that found it idle and took RUNNING
+ *                 (wake_task, abort); by the poller that yields, and keeps RUNNING; or by the poller (or dumper) that
+ *                 ended its poll with NOTIFIED set. Each of them owns "the queueing" until it has pushed: to all others
+ *                 the task is not idle meanwhile. Whoever takes it out has RUNNING, or takes it then
+ *                 (fr_state_take()). So a task is in at most one queue, once. Only who holds RUNNING completes a task,
+ *                 and only after that drops the owned-list reference; of a task in a queue that is whoever takes it
+ *                 out. So whatever is in a queue is alive, and the pop needs no reference of its own until it has
+ *                 completed the task.
+ *             S2  RUNNING is a lock: acquire in start_poll, take, wake_task, wake_unref, abort and try_lock_idle, release
+ *                 in end_poll*.
+ *                 Where it travels through a queue, the queue's own release and acquire hand it over. So is a wake:
+ *                 what the waker wrote before is visible to the poll that it causes, or, if one wake finds the task
+ *                 queued already, to the poll that was due, or to the one after: the wake is an acq_rel RMW that sets
+ *                 NOTIFIED. fr_state_take() sees it, and acquires; or does not, and then the end of that poll does. On a
+ *                 task that is NOTIFIED already it continues the release sequence which that poll acquires. This is why
+ *                 wake writes even when nothing changes.
  *             S3  After fr_state_end_poll() == false, and after the push that follows == true or a yield, the task
  *                 belongs to whoever polls next: touch it only if you hold a reference.
  *             S4  COMPLETE is set with release; whoever sees it with acquire may read the result. Of a joiner and the
@@ -74,7 +81,7 @@ static inline uint64_t fr_state_refs(uint64_t snapshot)
     return snapshot >> FR_REF_SHIFT;
 }
 
-/* NOTIFIED -> RUNNING, for a task just taken from a queue. Returns the new state, with CANCELLED and so on. */
+/* NOTIFIED -> RUNNING. Returns the new state, with CANCELLED and so on. */
 static inline uint64_t fr_state_start_poll(fr_state *s)
 {
     /* The two bits are known [S1], so one subtraction swaps them: a single xadd where and/xor would be a CAS loop.
@@ -84,21 +91,31 @@ static inline uint64_t fr_state_start_poll(fr_state *s)
     return prev - (FR_NOTIFIED - FR_RUNNING);
 }
 
-/* The same, and one more reference, in the same RMW: the poller's *spare*, for the first waiter of the poll. What is left
- * of it the end of the poll gives back. */
-static inline uint64_t fr_state_start_poll_spare(fr_state *s)
+/* The same for a task just taken from a queue, which has brought RUNNING along, as a rule: then this is a load. *spare: it has
+ * not, and in the RMW that takes RUNNING the caller got one more reference: the poller's *spare*, for the first waiter of the
+ * poll. (Who queues a task with RUNNING sees to that as well.) What is left of it the end of the poll gives back. */
+static inline uint64_t fr_state_take(fr_state *s, bool *spare)
 {
-    /* acquire: as fr_state_start_poll(); pairs with the same */
-    uint64_t prev = atomic_fetch_add_explicit(s, FR_REF_ONE - (FR_NOTIFIED - FR_RUNNING), memory_order_acquire);
-    assert((prev & (FR_NOTIFIED | FR_RUNNING | FR_COMPLETE)) == FR_NOTIFIED);
-    return prev + FR_REF_ONE - (FR_NOTIFIED - FR_RUNNING);
+    /* acquire, all three: pairs with fr_state_wake_task(), fr_state_abort() and fr_state_end_poll() [S2] */
+    uint64_t cur = atomic_load_explicit(s, memory_order_acquire);
+    assert((cur & (FR_NOTIFIED | FR_RUNNING)) && !(cur & FR_COMPLETE));
+    *spare = !(cur & FR_RUNNING);
+    if (__builtin_expect(*spare, 0)) {
+        const uint64_t change = FR_REF_ONE + FR_RUNNING - FR_NOTIFIED;
+        return atomic_fetch_add_explicit(s, change, memory_order_acquire) + change;
+    }
+    if (__builtin_expect((cur & FR_NOTIFIED) != 0, 0)) { /* woken in the queue: this poll is the answer */
+        return atomic_fetch_sub_explicit(s, FR_NOTIFIED, memory_order_acquire) - FR_NOTIFIED;
+    }
+    return cur;
 }
 
 /* The poll is over and the task waits. True: it was woken meanwhile, the caller must queue it [S3]. `back`: 0, or
  * FR_REF_ONE to give the spare back; never the last reference, since the task is not complete. */
 static inline bool fr_state_end_poll_spare(fr_state *s, uint64_t back)
 {
-    /* release pairs with fr_state_start_poll() and fr_state_try_lock_idle() [S2] */
+    /* release pairs with who takes RUNNING next: fr_state_wake_task(), fr_state_wake_unref(), fr_state_abort(),
+     * fr_state_try_lock_idle(), and where this returns true fr_state_take() or fr_state_start_poll() [S2] */
     uint64_t prev = atomic_fetch_sub_explicit(s, FR_RUNNING + back, memory_order_release);
     assert((prev & (FR_RUNNING | FR_COMPLETE)) == FR_RUNNING && prev - back >= FR_REF_ONE);
     return (prev & FR_NOTIFIED) != 0;
@@ -109,30 +126,26 @@ static inline bool fr_state_end_poll(fr_state *s)
     return fr_state_end_poll_spare(s, 0);
 }
 
-/* The poll is over and the task wants another turn: RUNNING -> NOTIFIED. The caller must queue it. `back`: as above. */
-static inline void fr_state_end_poll_yield_spare(fr_state *s, uint64_t back)
+/* The poll is over and another turn is wanted: RUNNING -> NOTIFIED. The caller must see to it. (A task that yields keeps
+ * RUNNING instead, for whoever takes it out of the queue.) */
+static inline void fr_state_end_poll_yield(fr_state *s)
 {
     /* relaxed: only a guess, the CAS checks it. */
     uint64_t cur = atomic_load_explicit(s, memory_order_relaxed);
     /* release pairs with fr_state_start_poll() [S2]; relaxed on failure: try again with what is there. */
     do {
         assert((cur & (FR_RUNNING | FR_COMPLETE)) == FR_RUNNING);
-    } while (!atomic_compare_exchange_weak_explicit(s, &cur, ((cur & ~FR_RUNNING) | FR_NOTIFIED) - back,
-                                                    memory_order_release, memory_order_relaxed));
+    } while (!atomic_compare_exchange_weak_explicit(s, &cur, (cur & ~FR_RUNNING) | FR_NOTIFIED, memory_order_release,
+                                                    memory_order_relaxed));
 }
 
-static inline void fr_state_end_poll_yield(fr_state *s)
-{
-    fr_state_end_poll_yield_spare(s, 0);
-}
-
-/* Whoever sets NOTIFIED on a task in this state has to queue it. */
+/* Whoever sets NOTIFIED, or takes RUNNING, in this state has to queue it. */
 static inline bool fr_state_is_idle(uint64_t snapshot)
 {
     return (snapshot & (FR_RUNNING | FR_NOTIFIED | FR_COMPLETE)) == 0;
 }
 
-/* True: the caller must queue the task [S1]. */
+/* Of what is no task, see branch.h, and is stepped by fr_state_start_poll(). True: the caller must queue it. */
 static inline bool fr_state_wake(fr_state *s)
 {
     /* relaxed: only a guess, the CAS checks it; and a COMPLETE task has nothing to be told. */
@@ -147,9 +160,24 @@ static inline bool fr_state_wake(fr_state *s)
     return fr_state_is_idle(cur);
 }
 
-/* The same, and one reference less, which was the caller's: one RMW where two would be. True: the caller must queue the
- * task, which is alive until then without that reference [S1]: nobody starts a poll that is not in a queue, so nobody
- * completes it. *last: it was the last reference, the caller frees the task. Never both. */
+/* True: the task was idle. The caller has RUNNING, and a reference, the poller's spare, and must queue it with both [S1]. */
+static inline bool fr_state_wake_task(fr_state *s)
+{
+    /* relaxed: only a guess, the CAS checks it; and a COMPLETE task has nothing to be told. */
+    uint64_t cur = atomic_load_explicit(s, memory_order_relaxed);
+    uint64_t next;
+    do {
+        if (cur & FR_COMPLETE) {
+            return false;
+        }
+        next = fr_state_is_idle(cur) ? cur + FR_RUNNING + FR_REF_ONE : cur | FR_NOTIFIED;
+        /* acq_rel, also when NOTIFIED is set already [S2]: pairs with fr_state_take() and fr_state_end_poll() */
+    } while (!atomic_compare_exchange_weak_explicit(s, &cur, next, memory_order_acq_rel, memory_order_relaxed));
+    return fr_state_is_idle(cur);
+}
+
+/* The same, and one reference less, which was the caller's: one RMW where two would be. True: that reference is the poller's
+ * spare now. *last: it was the last reference, the caller frees the task. Never both. */
 static inline bool fr_state_wake_unref(fr_state *s, bool *last)
 {
     /* relaxed: only a guess, the CAS checks it. */
@@ -157,28 +185,29 @@ static inline bool fr_state_wake_unref(fr_state *s, bool *last)
     uint64_t next;
     do {
         assert(fr_state_refs(cur) > 0);
-        next = (cur & FR_COMPLETE ? cur : cur | FR_NOTIFIED) - FR_REF_ONE;
-        /* acq_rel: as fr_state_wake() [S2] and as fr_ref_dec(); pairs with fr_state_start_poll(), and with fr_ref_dec() of
-         * the others. */
+        next = fr_state_is_idle(cur) ? cur + FR_RUNNING : (cur & FR_COMPLETE ? cur : cur | FR_NOTIFIED) - FR_REF_ONE;
+        /* acq_rel: as fr_state_wake_task() [S2] and as fr_ref_dec(); pairs with fr_state_take(), fr_state_end_poll(), and
+         * fr_ref_dec() of the others. */
     } while (!atomic_compare_exchange_weak_explicit(s, &cur, next, memory_order_acq_rel, memory_order_relaxed));
-    *last = fr_state_refs(cur) == 1;
+    *last = fr_state_refs(next) == 0;
     return fr_state_is_idle(cur);
 }
 
-/* Requests cancellation and wakes. True: the caller must queue the task. *first: this call was the first request, and
- * the task had not completed. */
+/* Requests cancellation and wakes. True: as fr_state_wake_task(). *first: this call was the first request, and the task had
+ * not completed. */
 static inline bool fr_state_abort(fr_state *s, bool *first)
 {
     /* relaxed: only a guess, the CAS checks it. */
     uint64_t cur = atomic_load_explicit(s, memory_order_relaxed);
+    uint64_t next;
     do {
         *first = !(cur & (FR_CANCELLED | FR_COMPLETE));
         if (cur & FR_COMPLETE) {
             return false;
         }
-        /* acq_rel pairs with fr_state_start_poll() [S2] */
-    } while (!atomic_compare_exchange_weak_explicit(s, &cur, cur | FR_CANCELLED | FR_NOTIFIED, memory_order_acq_rel,
-                                                    memory_order_relaxed));
+        next = (fr_state_is_idle(cur) ? cur + FR_RUNNING + FR_REF_ONE : cur | FR_NOTIFIED) | FR_CANCELLED;
+        /* acq_rel pairs with fr_state_take() and fr_state_end_poll() [S2] */
+    } while (!atomic_compare_exchange_weak_explicit(s, &cur, next, memory_order_acq_rel, memory_order_relaxed));
     return fr_state_is_idle(cur);
 }
 

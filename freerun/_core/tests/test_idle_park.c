@@ -230,6 +230,7 @@ struct task {
     fr_state state;
     _Atomic uint32_t parents; /* not yet complete */
     uint32_t polls;           /* plain: under RUNNING */
+    bool spare;               /* the same */
     uint32_t nchildren;
     struct task *children[MAX_CHILDREN];
     bool external; /* woken through the driver by its last parent, as by an I/O event */
@@ -291,7 +292,9 @@ static void worker_push(struct worker *w, struct task *t)
 {
     void *out[FR_QUEUE_SPLIT];
     uint32_t n = fr_queue_push_owner(&w->queue, t) ? 0 : fr_queue_overflow_owner(&w->queue, t, out);
-    CHECK(n == 0 || fr_inject_push_batch_force(&w->rt->inject, out, n) == 0);
+    for (uint32_t i = 0; i < n; i++) {
+        CHECK(fr_inject_push_force(&w->rt->inject, out[i]) == 0);
+    }
 }
 
 static void rt_schedule(struct rt *rt, struct task *t)
@@ -306,7 +309,8 @@ static void rt_schedule(struct rt *rt, struct task *t)
 
 static void task_wake(struct rt *rt, struct task *t)
 {
-    if (fr_state_wake(&t->state)) {
+    if (fr_state_wake_task(&t->state)) {
+        t->spare = true;
         rt_schedule(rt, t);
     }
 }
@@ -329,9 +333,17 @@ static void rt_external_event(struct rt *rt, struct task *t)
     driver_kick(rt);
 }
 
+/* As in py/task.h; plain: under RUNNING. */
+static uint64_t task_take_spare(struct task *t)
+{
+    bool spare = t->spare;
+    t->spare = false;
+    return spare ? FR_REF_ONE : 0;
+}
+
 static void task_complete(struct rt *rt, struct task *t)
 {
-    fr_state_complete(&t->state);
+    fr_state_complete_spare(&t->state, task_take_spare(t), 0);
     for (uint32_t i = 0; i < t->nchildren; i++) {
         struct task *child = t->children[i];
         /* relaxed: the wake must carry it to the child's poll (state.h [S2]). */
@@ -352,7 +364,9 @@ static void task_complete(struct rt *rt, struct task *t)
 static void task_poll(struct worker *w, struct task *t)
 {
     struct rt *rt = w->rt;
-    uint64_t snapshot = fr_state_start_poll(&t->state);
+    bool spare;
+    uint64_t snapshot = fr_state_take(&t->state, &spare);
+    t->spare |= spare;
     bool ready = atomic_load_explicit(&t->parents, memory_order_relaxed) == 0;
     if (ready && (t->polls == 0 || snapshot & FR_CANCELLED)) {
         task_complete(rt, t);
@@ -360,9 +374,8 @@ static void task_poll(struct worker *w, struct task *t)
     }
     if (ready) {
         t->polls--;
-        fr_state_end_poll_yield(&t->state);
-        rt_schedule(rt, t);
-    } else if (fr_state_end_poll(&t->state)) {
+        rt_schedule(rt, t); /* with RUNNING */
+    } else if (fr_state_end_poll_spare(&t->state, task_take_spare(t))) {
         rt_schedule(rt, t);
     }
 }
@@ -386,7 +399,8 @@ static uint32_t driver_turn(struct worker *w, int timeout_ms)
     rt->nevents = 0;
     fr_mutex_unlock(&rt->events_lock);
     for (uint32_t i = 0; i < n; i++) {
-        if (fr_state_wake(&events[i]->state)) {
+        if (fr_state_wake_task(&events[i]->state)) {
+            events[i]->spare = true;
             worker_push(w, events[i]);
             queued++;
         }
@@ -622,6 +636,7 @@ static void rt_chaos(struct rt *rt, struct rng *rng)
         break;
     case 1:
         if (fr_state_abort(&t->state, &first)) {
+            t->spare = true;
             rt_schedule(rt, t);
         }
         break;

@@ -5,9 +5,25 @@
 
 #include <pthread.h>
 
-#define IDLE_TASK(s) fr_state_init(&(s), 2, FR_JOIN_INTEREST)
+#define IDLE_TASK(s)   fr_state_init(&(s), 2, FR_JOIN_INTEREST)
 
-static void test_wake_poll_wait(void)
+#define QUEUED_TASK(s) fr_state_init(&(s), 3, FR_RUNNING | FR_JOIN_INTEREST) /* just made, or woken */
+
+/* As whoever takes it out of a queue. */
+static uint64_t take(fr_state *s, bool *spare)
+{
+    bool got;
+    uint64_t state = fr_state_take(s, &got);
+    if (spare) {
+        *spare = got;
+    }
+    CHECK_EQ(fr_state_load(s), state);
+    CHECK_EQ(state & (FR_RUNNING | FR_NOTIFIED | FR_COMPLETE), FR_RUNNING);
+    return state;
+}
+
+/* Branches and strands, whose queues do not carry RUNNING. */
+static void test_lines(void)
 {
     fr_state s;
     IDLE_TASK(s);
@@ -17,28 +33,13 @@ static void test_wake_poll_wait(void)
     CHECK(!fr_state_end_poll(&s));
     CHECK_EQ(fr_state_load(&s) & 0xff, FR_JOIN_INTEREST);
     CHECK(fr_state_wake(&s));
-}
-
-static void test_wake_while_running_goes_to_the_poller(void)
-{
-    fr_state s;
-    IDLE_TASK(s);
-    CHECK(fr_state_wake(&s));
     fr_state_start_poll(&s);
     CHECK(!fr_state_wake(&s));
     CHECK(!fr_state_wake(&s));
     CHECK(fr_state_end_poll(&s));
     CHECK(!fr_state_wake(&s)); /* the poller is about to queue it */
-    CHECK_EQ(fr_state_start_poll(&s) & 0xff, FR_RUNNING | FR_JOIN_INTEREST);
-}
-
-static void test_yield(void)
-{
     for (int woken = 0; woken < 2; woken++) {
-        fr_state s;
-        IDLE_TASK(s);
-        CHECK(fr_state_wake(&s));
-        fr_state_start_poll(&s);
+        CHECK_EQ(fr_state_start_poll(&s) & 0xff, FR_RUNNING | FR_JOIN_INTEREST);
         if (woken) {
             CHECK(!fr_state_wake(&s));
         }
@@ -47,29 +48,82 @@ static void test_yield(void)
     }
 }
 
+static void test_wake_poll_wait(void)
+{
+    fr_state s;
+    bool spare;
+    IDLE_TASK(s);
+    CHECK(fr_state_wake_task(&s));
+    CHECK_EQ(fr_state_load(&s), (uint64_t)3 << FR_REF_SHIFT | FR_RUNNING | FR_JOIN_INTEREST);
+    CHECK_EQ(take(&s, &spare), (uint64_t)3 << FR_REF_SHIFT | FR_RUNNING | FR_JOIN_INTEREST);
+    CHECK(!spare); /* it came with the wake */
+    CHECK(!fr_state_end_poll_spare(&s, FR_REF_ONE));
+    CHECK_EQ(fr_state_load(&s), (uint64_t)2 << FR_REF_SHIFT | FR_JOIN_INTEREST);
+    CHECK(fr_state_wake_task(&s));
+}
+
+/* Whether it waits there because it was woken, made, or has yielded: the poll that is due answers it. */
+static void test_wake_while_queued(void)
+{
+    fr_state s;
+    bool spare;
+    QUEUED_TASK(s);
+    CHECK(!fr_state_wake_task(&s));
+    CHECK(!fr_state_wake_task(&s));
+    CHECK_EQ(fr_state_load(&s), (uint64_t)3 << FR_REF_SHIFT | FR_RUNNING | FR_NOTIFIED | FR_JOIN_INTEREST);
+    CHECK_EQ(take(&s, &spare), (uint64_t)3 << FR_REF_SHIFT | FR_RUNNING | FR_JOIN_INTEREST);
+    CHECK(!spare);
+    CHECK(!fr_state_end_poll(&s));
+}
+
+static void test_wake_while_running_goes_to_the_poller(void)
+{
+    fr_state s;
+    bool spare;
+    QUEUED_TASK(s);
+    take(&s, NULL);
+    CHECK(!fr_state_wake_task(&s));
+    CHECK(!fr_state_wake_task(&s));
+    CHECK(fr_state_end_poll_spare(&s, FR_REF_ONE));
+    CHECK_EQ(fr_state_load(&s), (uint64_t)2 << FR_REF_SHIFT | FR_NOTIFIED | FR_JOIN_INTEREST);
+    CHECK(!fr_state_wake_task(&s)); /* the poller is about to queue it */
+    CHECK_EQ(take(&s, &spare), (uint64_t)3 << FR_REF_SHIFT | FR_RUNNING | FR_JOIN_INTEREST);
+    CHECK(spare);
+
+    QUEUED_TASK(s); /* it yields with a wake unanswered: its next poll is the answer */
+    take(&s, NULL);
+    CHECK(!fr_state_wake_task(&s));
+    take(&s, NULL);
+    CHECK(!fr_state_end_poll(&s));
+}
+
 static void test_abort(void)
 {
     fr_state s;
     bool first;
     IDLE_TASK(s);
     CHECK(fr_state_abort(&s, &first) && first);
+    CHECK_EQ(fr_state_load(&s), (uint64_t)3 << FR_REF_SHIFT | FR_RUNNING | FR_CANCELLED | FR_JOIN_INTEREST);
     CHECK(!fr_state_abort(&s, &first) && !first);
-    CHECK(fr_state_start_poll(&s) & FR_CANCELLED);
+    CHECK(take(&s, NULL) & FR_CANCELLED);
     CHECK(fr_state_set_delivered(&s));
     CHECK(!fr_state_set_delivered(&s));
     CHECK(!fr_state_abort(&s, &first) && !first);
     CHECK(fr_state_end_poll(&s));
 
-    IDLE_TASK(s);
-    CHECK(fr_state_wake(&s));
-    fr_state_start_poll(&s);
+    QUEUED_TASK(s); /* before its first poll */
+    CHECK(!fr_state_abort(&s, &first) && first);
+    CHECK(take(&s, NULL) & FR_CANCELLED);
+
+    QUEUED_TASK(s);
+    take(&s, NULL);
     CHECK(!fr_state_abort(&s, &first) && first);
     CHECK(fr_state_end_poll(&s)); /* so that it is delivered */
-    fr_state_start_poll(&s);
+    CHECK(take(&s, NULL) & FR_CANCELLED);
     fr_state_complete(&s);
-    IDLE_TASK(s);
-    CHECK(fr_state_wake(&s));
-    fr_state_start_poll(&s);
+
+    QUEUED_TASK(s);
+    take(&s, NULL);
     fr_state_complete(&s);
     CHECK(!fr_state_abort(&s, &first) && !first);
     CHECK(!(fr_state_load(&s) & (FR_CANCELLED | FR_NOTIFIED)));
@@ -78,17 +132,17 @@ static void test_abort(void)
 static void test_complete_and_join(void)
 {
     fr_state s;
-    IDLE_TASK(s);
-    CHECK(fr_state_wake(&s));
-    fr_state_start_poll(&s);
+    QUEUED_TASK(s);
+    take(&s, NULL);
     CHECK(fr_state_set_join_waker(&s));
     CHECK(fr_state_clear_join_waker(&s));
     CHECK(fr_state_set_join_waker(&s));
     CHECK(fr_state_set_join_waker(&s)); /* a second joiner */
-    CHECK(!fr_state_wake(&s));
+    CHECK(!fr_state_wake_task(&s));
     uint64_t prev = fr_state_complete(&s);
     CHECK(prev & FR_JOIN_WAKER && prev & FR_JOIN_INTEREST);
     CHECK_EQ(fr_state_load(&s) & 0xff, FR_COMPLETE | FR_JOIN_WAKER | FR_JOIN_INTEREST);
+    CHECK(!fr_state_wake_task(&s));
     CHECK(!fr_state_wake(&s));
     CHECK(!fr_state_set_join_waker(&s));
     CHECK(!fr_state_clear_join_waker(&s));
@@ -110,9 +164,9 @@ static void test_complete_unref(void)
             for (uint64_t back = 0; back <= FR_REF_ONE; back += FR_REF_ONE) {
                 fr_state s;
                 uint64_t bits = (interest ? FR_JOIN_INTEREST : 0) | (joiner ? FR_JOIN_WAKER : 0);
-                fr_state_init(&s, 2, FR_NOTIFIED | bits);
-                fr_state_start_poll_spare(&s);
-                CHECK(!fr_state_wake(&s));
+                fr_state_init(&s, 3, FR_RUNNING | bits);
+                take(&s, NULL);
+                CHECK(!fr_state_wake_task(&s));
                 uint64_t prev = fr_state_complete_spare(&s, back, FR_REF_ONE);
                 CHECK_EQ(prev & 0xff, FR_RUNNING | FR_NOTIFIED | bits);
                 CHECK_EQ(fr_state_is_for_handle(prev), interest && !joiner);
@@ -140,20 +194,20 @@ static void test_wake_unref(void)
     bool last;
     fr_state_init(&s, 3, FR_JOIN_INTEREST);
     CHECK(fr_state_wake_unref(&s, &last) && !last);
-    CHECK_EQ(fr_state_refs(fr_state_load(&s)), 2);
-    CHECK_EQ(fr_state_load(&s) & 0xff, FR_NOTIFIED | FR_JOIN_INTEREST);
-    fr_ref_inc(&s);
+    CHECK_EQ(fr_state_refs(fr_state_load(&s)), 3); /* the waker's is the poller's spare */
+    CHECK_EQ(fr_state_load(&s) & 0xff, FR_RUNNING | FR_JOIN_INTEREST);
     CHECK(!fr_state_wake_unref(&s, &last) && !last); /* queued already */
+    CHECK_EQ(fr_state_refs(fr_state_load(&s)), 2);
     fr_ref_inc(&s);
-    fr_state_start_poll(&s);
+    take(&s, NULL);
     CHECK(!fr_state_wake_unref(&s, &last) && !last);
+    CHECK_EQ(fr_state_refs(fr_state_load(&s)), 2);
     CHECK(fr_state_end_poll(&s)); /* it was a wake all the same */
-    fr_state_start_poll(&s);
-    fr_ref_inc(&s);
+    take(&s, NULL);
     fr_state_complete(&s);
+    CHECK_EQ(fr_state_refs(fr_state_load(&s)), 3);
     CHECK(!fr_state_wake_unref(&s, &last) && !last);
     CHECK(!fr_state_wake_unref(&s, &last) && !last);
-    CHECK_EQ(fr_state_refs(fr_state_load(&s)), 1);
     CHECK(!fr_state_wake_unref(&s, &last) && last); /* too late for a wake, and the last reference */
     CHECK(!(fr_state_load(&s) & FR_NOTIFIED));
 }
@@ -164,27 +218,19 @@ static void test_spare(void)
     for (uint64_t back = 0; back <= FR_REF_ONE; back += FR_REF_ONE) {
         uint64_t left = back ? 2 : 3;
         fr_state s;
-        IDLE_TASK(s);
-        CHECK(fr_state_wake(&s));
-        CHECK_EQ(fr_state_start_poll_spare(&s), (uint64_t)3 << FR_REF_SHIFT | FR_RUNNING | FR_JOIN_INTEREST);
+        QUEUED_TASK(s);
+        take(&s, NULL);
         CHECK(!fr_state_end_poll_spare(&s, back));
         CHECK_EQ(fr_state_load(&s), left << FR_REF_SHIFT | FR_JOIN_INTEREST);
 
-        IDLE_TASK(s);
-        CHECK(fr_state_wake(&s));
-        fr_state_start_poll_spare(&s);
-        CHECK(!fr_state_wake(&s));
+        QUEUED_TASK(s);
+        take(&s, NULL);
+        CHECK(!fr_state_wake_task(&s));
         CHECK(fr_state_end_poll_spare(&s, back)); /* a wake is not lost */
         CHECK_EQ(fr_state_load(&s), left << FR_REF_SHIFT | FR_NOTIFIED | FR_JOIN_INTEREST);
 
-        IDLE_TASK(s);
-        CHECK(fr_state_wake(&s));
-        fr_state_start_poll_spare(&s);
-        fr_state_end_poll_yield_spare(&s, back);
-        CHECK_EQ(fr_state_load(&s), left << FR_REF_SHIFT | FR_NOTIFIED | FR_JOIN_INTEREST);
-
-        fr_state_init(&s, 2, FR_NOTIFIED);
-        fr_state_start_poll_spare(&s);
+        fr_state_init(&s, 3, FR_RUNNING);
+        take(&s, NULL);
         CHECK_EQ(fr_state_complete_spare(&s, back, 0) & 0xff, FR_RUNNING);
         CHECK_EQ(fr_state_load(&s), left << FR_REF_SHIFT | FR_COMPLETE);
     }
@@ -193,39 +239,56 @@ static void test_spare(void)
 static void test_try_lock_idle(void)
 {
     fr_state s;
+    QUEUED_TASK(s);
+    CHECK(!fr_state_try_lock_idle(&s));
     IDLE_TASK(s);
     CHECK(fr_state_try_lock_idle(&s));
     CHECK(!fr_state_try_lock_idle(&s));
-    CHECK(!fr_state_wake(&s));
+    CHECK(!fr_state_wake_task(&s));
     CHECK(fr_state_end_poll(&s)); /* the dumper queues it */
     CHECK(!fr_state_try_lock_idle(&s));
-    fr_state_start_poll(&s);
+    take(&s, NULL);
     CHECK(!fr_state_try_lock_idle(&s));
 }
 
 /* -- stress ---------------------------------------------------------------------------------------------------- */
 
-enum { WAKERS = 3, POLLERS = 2, MAX_THREADS = WAKERS + POLLERS + 1 };
+enum { WAKERS = 3, POLLERS = 2, MAX_THREADS = WAKERS + POLLERS + 1, MOST_EVENTS = 300 };
 
-/* A task and a "queue" that only counts: 1 when the task is in it. */
+/* A task and a "queue" that only counts: 1 when the task is in it. `spare`: as the task's, plain, under RUNNING. */
 struct life {
     fr_state state;
     _Atomic uint32_t queued, events, wakers_done, joined;
-    uint32_t seen;   /* plain: under RUNNING, which the thread sanitizer verifies */
+    uint32_t seen; /* plain: under RUNNING, which the thread sanitizer verifies */
+    bool spare;
     uint64_t result; /* plain: before COMPLETE */
     uint64_t polls, dumps;
     _Atomic uint32_t frees;
     uint32_t events_per_waker;
+    /* Plain: each waker's before the wake, the poller's once that wake has been made, which `told` says without ordering
+     * anything. So the thread sanitizer sees whether wake and poll do [S2]. */
+    uint32_t notes[WAKERS][MOST_EVENTS];
+    _Atomic uint32_t told[WAKERS];
+    uint32_t read[WAKERS]; /* plain: under RUNNING */
 };
 
 struct actor {
     struct life *life;
     struct rng rng;
+    int id;
 };
 
 static void life_queue(struct life *l)
 {
-    CHECK_EQ(atomic_fetch_add_explicit(&l->queued, 1, memory_order_relaxed), 0); /* [S1]: never twice */
+    /* release, as every run queue's */
+    CHECK_EQ(atomic_fetch_add_explicit(&l->queued, 1, memory_order_release), 0); /* [S1]: never twice */
+}
+
+static void life_queue_woken(struct life *l)
+{
+    CHECK(!l->spare);
+    l->spare = true;
+    life_queue(l);
 }
 
 static void life_unref(struct life *l)
@@ -242,7 +305,7 @@ static void life_wake_unref(struct life *l)
     if (fr_state_wake_unref(&l->state, &last)) {
         CHECK(!last);
         CHECK_EQ(atomic_load_explicit(&l->frees, memory_order_relaxed), 0); /* alive until it is queued [S1] */
-        life_queue(l);
+        life_queue_woken(l);
     } else if (last) {
         atomic_fetch_add_explicit(&l->frees, 1, memory_order_relaxed);
     }
@@ -253,8 +316,8 @@ static void life_wake(struct life *l, struct rng *rng)
     if (rng_below(rng, 2) == 0) { /* with a reference of its own, as a waiter has */
         fr_ref_inc(&l->state);
         life_wake_unref(l);
-    } else if (fr_state_wake(&l->state)) {
-        life_queue(l);
+    } else if (fr_state_wake_task(&l->state)) {
+        life_queue_woken(l);
     }
 }
 
@@ -265,7 +328,9 @@ static void *waker_main(void *arg)
     for (uint32_t i = 0; i < l->events_per_waker; i++) {
         /* relaxed: the wake alone must make it visible to the poll that follows [S2]. */
         atomic_fetch_add_explicit(&l->events, 1, memory_order_relaxed);
+        l->notes[a->id][i] = i + 1;
         life_wake(l, &a->rng);
+        atomic_store_explicit(&l->told[a->id], i + 1, memory_order_relaxed);
         if (rng_below(&a->rng, 16) == 0 && fr_state_try_lock_idle(&l->state)) {
             l->dumps += l->seen + 1;
             if (fr_state_end_poll(&l->state)) {
@@ -280,7 +345,7 @@ static void *waker_main(void *arg)
     if (atomic_fetch_add_explicit(&l->wakers_done, 1, memory_order_acq_rel) == WAKERS - 1) {
         bool first;
         if (fr_state_abort(&l->state, &first)) {
-            life_queue(l);
+            life_queue_woken(l);
         }
         CHECK(first);
     }
@@ -311,25 +376,59 @@ static void life_complete(struct life *l, struct rng *rng, uint64_t back)
     }
 }
 
+/* For a waiter: what came with the poll, or, where a turn before has used that up, one more. */
+static void life_ref(struct life *l)
+{
+    if (l->spare) {
+        l->spare = false;
+    } else {
+        fr_ref_inc(&l->state);
+    }
+}
+
+static uint64_t life_take_spare(struct life *l)
+{
+    bool spare = l->spare;
+    l->spare = false;
+    return spare ? FR_REF_ONE : 0;
+}
+
+/* Takes it, and reads what was written before the wakes that had been made by then. */
+static uint64_t life_take(struct life *l, bool *spare)
+{
+    uint32_t told[WAKERS];
+    for (int i = 0; i < WAKERS; i++) {
+        told[i] = atomic_load_explicit(&l->told[i], memory_order_relaxed);
+    }
+    uint64_t snapshot = fr_state_take(&l->state, spare);
+    for (int i = 0; i < WAKERS; i++) {
+        for (; l->read[i] < told[i]; l->read[i]++) {
+            CHECK_EQ(l->notes[i][l->read[i]], l->read[i] + 1);
+        }
+    }
+    return snapshot;
+}
+
 static bool life_poll(struct life *l, struct rng *rng)
 {
     bool taken = rng_below(rng, 2) == 0; /* by a waiter, which may be done with it before the poll ends, or after */
-    bool early = taken && rng_below(rng, 2) == 0;
-    uint64_t back = taken ? 0 : FR_REF_ONE;
-    uint64_t snapshot = fr_state_start_poll_spare(&l->state);
+    bool early = taken && rng_below(rng, 2) == 0, spare;
+    uint64_t snapshot = life_take(l, &spare);
+    CHECK(!(spare && l->spare));
+    l->spare |= spare;
     l->polls++;
+    if (taken) {
+        life_ref(l);
+    }
     if (early) {
         life_waiter_ends(l, rng);
     }
     l->seen = atomic_load_explicit(&l->events, memory_order_relaxed);
     if (snapshot & FR_CANCELLED && fr_state_set_delivered(&l->state)) {
         l->result = l->seen;
-        life_complete(l, rng, back);
-    } else if (rng_below(rng, 4) == 0) {
-        fr_state_end_poll_yield_spare(&l->state, back);
-        life_queue(l);
-    } else if (fr_state_end_poll_spare(&l->state, back)) {
-        life_queue(l);
+        life_complete(l, rng, life_take_spare(l));
+    } else if (rng_below(rng, 4) == 0 || fr_state_end_poll_spare(&l->state, life_take_spare(l))) {
+        life_queue(l); /* it yields, and keeps RUNNING, or was woken */
     }
     if (taken && !early) {
         life_waiter_ends(l, rng);
@@ -343,8 +442,8 @@ static void *poller_main(void *arg)
     struct life *l = a->life;
     while (!(fr_state_load(&l->state) & FR_COMPLETE)) {
         uint32_t one = 1;
-        /* acquire/relaxed as a run queue would have it: the order comes from the state word. */
-        if (atomic_compare_exchange_strong_explicit(&l->queued, &one, 0, memory_order_relaxed, memory_order_relaxed)) {
+        /* acquire, as every run queue's; relaxed on failure: nothing was taken */
+        if (atomic_compare_exchange_strong_explicit(&l->queued, &one, 0, memory_order_acquire, memory_order_relaxed)) {
             if (life_poll(l, &a->rng)) {
                 break;
             }
@@ -378,12 +477,12 @@ static void *joiner_main(void *arg)
 
 static void stress_one_life(struct rng *rng)
 {
-    struct life life = {.events_per_waker = 1 + rng_below(rng, 300)};
+    struct life life = {.events_per_waker = 1 + rng_below(rng, MOST_EVENTS)};
     struct actor actors[MAX_THREADS];
     pthread_t threads[MAX_THREADS];
     fr_state_init(&life.state, 1 + MAX_THREADS, FR_JOIN_INTEREST);
     for (int i = 0; i < MAX_THREADS; i++) {
-        actors[i] = (struct actor){&life, rng_fork(rng)};
+        actors[i] = (struct actor){&life, rng_fork(rng), i};
         void *(*body)(void *) = i < WAKERS ? waker_main : i < WAKERS + POLLERS ? poller_main : joiner_main;
         CHECK(pthread_create(&threads[i], NULL, body, &actors[i]) == 0);
     }
@@ -399,9 +498,10 @@ int main(int argc, char **argv)
 {
     struct check_env env = check_begin(argc, argv);
     struct rng rng = {env.seed};
+    test_lines();
     test_wake_poll_wait();
+    test_wake_while_queued();
     test_wake_while_running_goes_to_the_poller();
-    test_yield();
     test_abort();
     test_complete_and_join();
     test_complete_unref();
