@@ -53,45 +53,6 @@ static void fr_inject_block_free(struct fr_inject *q, struct fr_inject_block *bl
     }
 }
 
-/* Reserved blocks hang together by next. */
-static struct fr_inject_block *fr_inject_block_next(const struct fr_inject_block *block)
-{
-    /* relaxed: private blocks, or a hint (see fr_inject_leave_block()). */
-    return atomic_load_explicit(&block->next, memory_order_relaxed);
-}
-
-static void fr_inject_block_set_next(struct fr_inject_block *block, struct fr_inject_block *next)
-{
-    /* relaxed: a private block; published by the store that makes it reachable. */
-    atomic_store_explicit(&block->next, next, memory_order_relaxed);
-}
-
-static void fr_inject_unreserve(struct fr_inject *q, struct fr_inject_block *reserved)
-{
-    while (reserved != NULL) {
-        struct fr_inject_block *next = fr_inject_block_next(reserved);
-        fr_inject_block_free(q, reserved);
-        reserved = next;
-    }
-}
-
-static struct fr_inject_block *fr_inject_reserve(struct fr_inject *q, uint32_t n)
-{
-    assert(n >= 1);
-    struct fr_inject_block *chain = NULL;
-    /* The worst case: the current block has room for exactly one. */
-    for (uint32_t i = 0; i < 1 + (n - 1) / FR_INJECT_BLOCK; i++) {
-        struct fr_inject_block *block = fr_inject_block_new(q);
-        if (block == NULL) {
-            fr_inject_unreserve(q, chain);
-            return NULL;
-        }
-        fr_inject_block_set_next(block, chain);
-        chain = block;
-    }
-    return chain;
-}
-
 /* Every slot from `start` on but the last gets READ or DESTROY; whoever finds them all READ frees the block [J3]. The
  * last slot is left out, since its popper is the one that begins. */
 static void fr_inject_block_retire(struct fr_inject *q, struct fr_inject_block *block, uint32_t start)
@@ -117,56 +78,27 @@ static void fr_inject_slot_put(struct fr_inject_slot *slot, void *item)
     atomic_fetch_or_explicit(&slot->state, FR_SLOT_WRITE, memory_order_release);
 }
 
-/* Fills private blocks, from the first of `chain` on, with n items; returns the last block used (it has room). */
-static struct fr_inject_block *fr_inject_fill(struct fr_inject_block *chain, void *const *items, uint32_t n)
+/* We claimed the last slot of `full`, so the tail is ours [J1]: the reserved block comes after it. */
+static void fr_inject_enter_block(struct fr_inject *q, struct fr_inject_block *full, struct fr_inject_block *reserved)
 {
-    struct fr_inject_block *block = chain;
-    uint32_t offset = 0;
-    for (uint32_t i = 0; i < n; i++) {
-        block->slots[offset].item = items[i];
-        /* relaxed: private; published by tail and next in fr_inject_enter_block(). */
-        atomic_store_explicit(&block->slots[offset].state, FR_SLOT_WRITE, memory_order_relaxed);
-        if (++offset == FR_INJECT_BLOCK) {
-            block = fr_inject_block_next(block);
-            offset = 0;
-        }
-    }
-    return block;
-}
-
-/* We claimed the last slot of `full`, so the tail is ours [J1]: append the reserved blocks, holding the `rest` items
- * that did not fit. Returns the reserved blocks that were not needed. */
-static struct fr_inject_block *fr_inject_enter_block(struct fr_inject *q, struct fr_inject_block *full,
-                                                     struct fr_inject_block *chain, void *const *items, uint32_t rest)
-{
-    struct fr_inject_block *last = fr_inject_fill(chain, items, rest);
-    struct fr_inject_block *unused = fr_inject_block_next(last);
-    fr_inject_block_set_next(last, NULL);
-    /* From the odd place to the first slot of the new block, and on over `rest` items. */
-    uint64_t step = 1 + rest / FR_INJECT_BLOCK * FR_INJECT_LAP + rest % FR_INJECT_BLOCK;
     /* Block, then index, then next: head can enter the new block only after tail has [J2].
-     * release pairs with fr_inject_push_n() [J2] */
-    atomic_store_explicit(&q->tail_block, last, memory_order_release);
-    /* An RMW, because CLOSED may be set at any time. seq_cst pairs with fr_inject_is_empty() [J5] and fr_inject_push_n() */
-    atomic_fetch_add_explicit(&q->tail, step * FR_INJECT_ONE, memory_order_seq_cst);
+     * release pairs with fr_inject_push_item() [J2] */
+    atomic_store_explicit(&q->tail_block, reserved, memory_order_release);
+    /* From the odd place to the first slot. An RMW, because CLOSED may be set at any time. seq_cst pairs with
+     * fr_inject_is_empty() [J5] and fr_inject_push_item() */
+    atomic_fetch_add_explicit(&q->tail, FR_INJECT_ONE, memory_order_seq_cst);
     /* release pairs with fr_inject_leave_block() [J2] */
-    atomic_store_explicit(&full->next, chain, memory_order_release);
-    return unused;
+    atomic_store_explicit(&full->next, reserved, memory_order_release);
 }
 
-/* Pushes n >= 1 items as one run. Inlined into its callers, so that n == 1 costs no loop. */
-static inline __attribute__((always_inline)) int fr_inject_push_n(struct fr_inject *q, void *const *items, uint32_t n,
-                                                                  bool force)
+static int fr_inject_push_item(struct fr_inject *q, void *item, bool force)
 {
     struct fr_inject_block *reserved = NULL;
+    int rc = -ESHUTDOWN;
     uint32_t step = 0;
     /* acquire pairs with fr_inject_enter_block() [J2]: the block loaded next is at least this index's. */
     uint64_t tail = atomic_load_explicit(&q->tail, memory_order_acquire);
-    for (;;) {
-        if (!force && (tail & FR_INJECT_CLOSED)) {
-            fr_inject_unreserve(q, reserved);
-            return -ESHUTDOWN;
-        }
+    while (force || !(tail & FR_INJECT_CLOSED)) {
         uint32_t offset = fr_inject_offset(tail);
         if (offset == FR_INJECT_BLOCK) {
             fr_cpu_backoff(&step);
@@ -176,47 +108,40 @@ static inline __attribute__((always_inline)) int fr_inject_push_n(struct fr_inje
         }
         /* acquire pairs with fr_inject_enter_block() [J2] */
         struct fr_inject_block *block = atomic_load_explicit(&q->tail_block, memory_order_acquire);
-        uint32_t room = FR_INJECT_BLOCK - offset, take = n < room ? n : room;
-        if (take == room && reserved == NULL) {
-            reserved = fr_inject_reserve(q, n);
-            if (reserved == NULL) {
-                return -ENOMEM; /* before the claim [J6] */
-            }
+        bool last = offset + 1 == FR_INJECT_BLOCK;
+        if (last && reserved == NULL && (reserved = fr_inject_block_new(q)) == NULL) {
+            return -ENOMEM; /* before the claim [J6] */
         }
         /* seq_cst pairs with fr_inject_is_empty() [J5] and fr_inject_close() [J4]; acquire on failure: as above [J2],
          * fr_inject_enter_block(). */
-        if (!atomic_compare_exchange_weak_explicit(&q->tail, &tail, tail + take * FR_INJECT_ONE, memory_order_seq_cst,
+        if (!atomic_compare_exchange_weak_explicit(&q->tail, &tail, tail + FR_INJECT_ONE, memory_order_seq_cst,
                                                    memory_order_acquire)) {
             fr_cpu_relax();
             continue;
         }
-        if (take == room) {
-            reserved = fr_inject_enter_block(q, block, reserved, items + take, n - take);
+        if (last) {
+            fr_inject_enter_block(q, block, reserved);
+            reserved = NULL;
         }
         /* The block may be freed as soon as its last slot is written: do not look at it afterwards. */
-        for (uint32_t i = 0; i < take; i++) {
-            fr_inject_slot_put(&block->slots[offset + i], items[i]);
-        }
-        if (reserved != NULL) {
-            fr_inject_unreserve(q, reserved);
-        }
-        return 0;
+        fr_inject_slot_put(&block->slots[offset], item);
+        rc = 0;
+        break;
     }
+    if (reserved != NULL) {
+        fr_inject_block_free(q, reserved);
+    }
+    return rc;
 }
 
 int fr_inject_push(struct fr_inject *q, void *item)
 {
-    return fr_inject_push_n(q, &item, 1, false);
+    return fr_inject_push_item(q, item, false);
 }
 
 int fr_inject_push_force(struct fr_inject *q, void *item)
 {
-    return fr_inject_push_n(q, &item, 1, true);
-}
-
-int fr_inject_push_batch_force(struct fr_inject *q, void *const *items, uint32_t n)
-{
-    return n == 0 ? 0 : fr_inject_push_n(q, items, n, true);
+    return fr_inject_push_item(q, item, true);
 }
 
 /* -- pop ------------------------------------------------------------------------------------------------------- */
@@ -266,7 +191,8 @@ static void fr_inject_leave_block(struct fr_inject *q, struct fr_inject_block *b
         fr_cpu_backoff(&step);
     }
     head = (head & ~FR_INJECT_HAS_NEXT) + FR_INJECT_ONE;
-    if (fr_inject_block_next(next) != NULL) {
+    /* relaxed: a hint, see fr_inject_claim() */
+    if (atomic_load_explicit(&next->next, memory_order_relaxed) != NULL) {
         head |= FR_INJECT_HAS_NEXT;
     }
     /* Block before index [J2]. Both release, pair with fr_inject_claim() */
@@ -372,7 +298,7 @@ void fr_inject_destroy(struct fr_inject *q)
     /* relaxed throughout: the caller is alone. */
     struct fr_inject_block *block = atomic_load_explicit(&q->head_block, memory_order_relaxed);
     while (block != NULL) {
-        struct fr_inject_block *next = fr_inject_block_next(block);
+        struct fr_inject_block *next = atomic_load_explicit(&block->next, memory_order_relaxed);
         free(block);
         block = next;
     }

@@ -2,7 +2,7 @@
  *
  * The algorithm is that of crossbeam's SegQueue, with the mark bit of its list channel: a linked list of blocks, a
  * ticket from a CAS on head or tail, and three bits per slot which decide who frees the block. No epochs, no hazards.
- * A CAS claims a run of slots, not just one, so a batch costs little more than one item.
+ * A popper's CAS claims a run of slots, not just one, so a batch costs little more than one item.
  *
  * THREADS     push, pop, close, len, is_empty: any. init, destroy: alone.
  * STATE       attached thread state: allowed; never calls Python. Not wait-free: a pop which got the ticket of a push
@@ -31,7 +31,7 @@
  *                 be popped by whoever drains until empty, one that comes after is refused.
  *             J5  A push is seq_cst on tail before the pusher loads the idle word, and fr_inject_is_empty() loads
  *                 tail seq_cst: this is the Dekker pair of idle.h [I2].
- *             J6  -ENOMEM comes before the claim: nothing was pushed. A batch goes in whole, as one run, or not at all.
+ *             J6  -ENOMEM comes before the claim: nothing was pushed.
  * LOCKS       none.
  * SHUTDOWN    close refuses foreign submitters; workers go on with *_force until they have drained everything;
  *             then destroy, which only frees memory.
@@ -76,7 +76,6 @@ int fr_inject_push(struct fr_inject *q, void *item);
 
 /* 0 or -ENOMEM, closed or not: for workers, who drain the queue after it is closed. */
 int fr_inject_push_force(struct fr_inject *q, void *item);
-int fr_inject_push_batch_force(struct fr_inject *q, void *const *items, uint32_t n);
 
 /* The oldest item, or NULL. */
 void *fr_inject_pop(struct fr_inject *q);

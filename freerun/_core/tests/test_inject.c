@@ -37,7 +37,7 @@ static void test_fifo(void)
     fr_inject_destroy(&q);
 }
 
-/* Random batches on both sides against the plain sequence 0, 1, 2, ... */
+/* Random runs on both sides against the plain sequence 0, 1, 2, ... */
 static void test_batches(struct rng *rng)
 {
     struct fr_inject q;
@@ -49,10 +49,8 @@ static void test_batches(struct rng *rng)
         uint32_t n = rng_below(rng, rng_below(rng, 2) ? 4 : max + 1);
         if (rng_below(rng, 2)) {
             for (uint32_t k = 0; k < n; k++) {
-                buf[k] = item(in + k);
+                CHECK(fr_inject_push_force(&q, item(in++)) == 0);
             }
-            CHECK(fr_inject_push_batch_force(&q, buf, n) == 0);
-            in += n;
         } else {
             uint32_t got = fr_inject_pop_batch(&q, buf, n);
             CHECK_EQ(got, n < in - out ? n : in - out);
@@ -93,19 +91,14 @@ static void test_close(void)
 static void test_no_memory(void)
 {
     struct fr_inject q;
-    void *batch[3 * FR_INJECT_BLOCK];
     uint64_t in = 0, out = 0, refused = 0;
     CHECK(fr_inject_init(&q) == 0);
-    for (int i = 0; i < 500; i++) {
-        uint32_t n = i % 2 ? 1 : 3 * FR_INJECT_BLOCK;
-        for (uint32_t k = 0; k < n; k++) {
-            batch[k] = item(in + k);
-        }
-        calloc_allow(i % 4);
-        int rc = n == 1 ? fr_inject_push(&q, batch[0]) : fr_inject_push_batch_force(&q, batch, n);
+    for (int i = 0; i < 10 * FR_INJECT_BLOCK + 100; i++) {
+        calloc_allow(i % 4 == 3);
+        int rc = i % 2 ? fr_inject_push(&q, item(in)) : fr_inject_push_force(&q, item(in));
         calloc_allow(INT64_MAX);
         CHECK(rc == 0 || rc == -ENOMEM);
-        in += rc == 0 ? n : 0;
+        in += rc == 0;
         refused += rc != 0;
         CHECK_EQ(fr_inject_len(&q), in - out);
         if (i % 3 == 0 && in != out) {
@@ -142,31 +135,20 @@ struct actor {
     struct rng rng;
 };
 
-static int produce(struct actor *a, uint32_t first, uint32_t n)
+static int produce(struct actor *a, uint32_t number)
 {
-    void *batch[64];
-    for (uint32_t k = 0; k < n; k++) {
-        a->arena->payload[a->id][first + k] = ~(first + k);
-        batch[k] = item((uint64_t)a->id << 32 | (first + k));
-    }
-    if (n == 1 && rng_below(&a->rng, 2)) {
-        return fr_inject_push(&a->arena->q, batch[0]);
-    }
-    return fr_inject_push_batch_force(&a->arena->q, batch, n);
+    a->arena->payload[a->id][number] = ~number;
+    void *pushed = item((uint64_t)a->id << 32 | number);
+    return rng_below(&a->rng, 2) ? fr_inject_push(&a->arena->q, pushed) : fr_inject_push_force(&a->arena->q, pushed);
 }
 
 static void *producer_main(void *arg)
 {
     struct actor *a = arg;
-    for (uint32_t at = 0; at < PER_PRODUCER;) {
-        uint32_t n = rng_below(&a->rng, 3) ? 1 : 1 + rng_below(&a->rng, a->arena->maxbatch);
-        if (n > PER_PRODUCER - at) {
-            n = PER_PRODUCER - at;
-        }
-        int rc = produce(a, at, n);
+    for (uint32_t at = 0; at < PER_PRODUCER; at++) {
+        int rc = produce(a, at);
         CHECK(rc == 0 || rc == -ESHUTDOWN);
-        memset(&a->arena->accepted[a->id][at], rc == 0, n);
-        at += n;
+        a->arena->accepted[a->id][at] = rc == 0;
         if (rng_below(&a->rng, 64) == 0) {
             sched_yield();
         }
