@@ -6,6 +6,7 @@ import errno
 import threading
 from collections import deque
 from collections.abc import Buffer, Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Self, cast, final
@@ -17,7 +18,7 @@ from freerun.io.read_ext import AsyncReadExt
 from freerun.io.write_ext import AsyncWriteExt
 from freerun.lowlevel import PENDING, Listeners, Pending
 from freerun.task import consume_budget
-from freerun.time import Instant, sleep_until
+from freerun.time import Instant, timeout_at
 
 if TYPE_CHECKING:
     from types import TracebackType
@@ -31,7 +32,8 @@ def io_mock(name: str = "io_mock") -> IoMockBuilder:
     The stream is an `AsyncRead` and an `AsyncWrite`, for whatever takes a `TcpStream`. A read gives what the script has
     next, and waits while that is a write. A write must agree with the next one in the script; it may come before what
     is to be read first. `wait()` holds up both. At the end of the script a read gives `b""`, and any write is wrong.
-    What is wrong is an `AssertionError`; so is closing the stream with some of the script left.
+    What is wrong is an `AssertionError`, then and in whatever the stream is used for later; so is closing it with some
+    of the script left.
 
     `name` is for the messages. Thread safety: any thread. Tokio: `tokio_test::io::Builder`.
 
@@ -101,6 +103,8 @@ def _data(data: Buffer) -> bytes:
 def _error(error: BaseException) -> BaseException:
     if not isinstance(error, BaseException):
         raise TypeError(f"argument 'error' must be an exception, not {type(error).__name__}: {error!r}")
+    if isinstance(error, StopIteration | StopAsyncIteration):
+        raise ValueError(f"argument 'error' must not be {type(error).__name__}, which ends an await: {error!r}")
     return error
 
 
@@ -115,11 +119,14 @@ class _Script:
         self._actions: deque[_Action] = deque(actions)
         self._grows = grows
         self._closed = False
+        self._wrong: str | None = None  # the first write that was: it is not to be forgotten
 
     # What the handle does.
 
     def append(self, action: _Action) -> None:
         with self._lock:
+            if self._closed:
+                raise RuntimeError(f"{self.name}: the stream is closed: nobody will play what is added")
             if not self._grows:
                 raise RuntimeError(f"{self.name}: the handle is closed, and the script complete")
             self._actions.append(action)
@@ -135,8 +142,13 @@ class _Script:
     async def when_there[T](self, look: Callable[[], T | Instant | Pending]) -> T:
         await consume_budget()
         while isinstance(found := await self._news.wait(look), Instant):
-            await sleep_until(found)
+            with suppress(TimeoutError):
+                await timeout_at(found, self._news.wait(self._is_over))
         return cast("T", found)  # mypy leaves Pending in it
+
+    def _is_over(self) -> bool | Pending:
+        with self._lock:
+            return self._closed or self._wrong is not None or PENDING
 
     # `Instant`: come again then.
 
@@ -148,15 +160,24 @@ class _Script:
 
     def _play[T](self, move: Callable[[], T | BaseException | Pending]) -> T | Instant | Pending:
         with self._lock:
-            if self._closed:
-                raise OSError(errno.EBADF, "the stream is closed")
-            first = self._actions[0] if self._actions else None
-            found = self._reached(first) if isinstance(first, _Wait) else move()
+            found = self._look(move)
         if found is not PENDING:
             self._news.wake_all()
         if isinstance(found, BaseException):
-            raise found
+            try:
+                raise found.with_traceback(None)  # it may have been raised by another stream of the same script
+            finally:
+                del found  # no cycle with its traceback
         return found
+
+    def _look[T](self, move: Callable[[], T | BaseException | Pending]) -> T | Instant | BaseException | Pending:
+        if self._closed:
+            return OSError(errno.EBADF, "the stream is closed")
+        if self._wrong is not None:
+            return AssertionError(self._wrong)
+        if self._actions and isinstance(first := self._actions[0], _Wait):
+            return self._reached(first)
+        return move()
 
     def _reached(self, wait: _Wait) -> Instant:
         now = Instant.now()
@@ -180,17 +201,16 @@ class _Script:
                 return PENDING  # a write comes first
 
     def _write(self, data: bytes | memoryview) -> int | BaseException | Pending:
-        action = next((each for each in self._actions if not isinstance(each, _Read | _ReadError)), None)
-        match action:
-            case _Write():
+        match next((each for each in self._actions if not isinstance(each, _Read | _ReadError)), None):
+            case _Write() as action:
                 if (expected := action.data[: len(data)]) != data[: len(expected)]:
                     return self._unexpected(data, f"instead of {action.data!r}")
                 return len(self._use(action, len(data)))
-            case _WriteError(error=error):
+            case _WriteError(error=error) as action:
                 self._actions.remove(action)
                 return error
-            case None if not self._actions and not self._grows:
-                return self._unexpected(data, "at the end of the script")
+            case None if not self._grows:
+                return self._unexpected(data, "after the last one of the script")
             case _:
                 return PENDING
 
@@ -201,7 +221,8 @@ class _Script:
         return used
 
     def _unexpected(self, data: bytes | memoryview, where: str) -> AssertionError:
-        return AssertionError(f"{self.name}: unexpected write of {bytes(data)!r} {where}")
+        self._wrong = f"{self.name}: unexpected write of {bytes(data)!r} {where}"
+        return AssertionError(self._wrong)
 
     def close(self) -> None:
         with self._lock:
@@ -211,7 +232,9 @@ class _Script:
     def check_played(self) -> None:
         with self._lock:
             left = list(self._actions)
-        if left:
+        if self._wrong is not None:
+            raise AssertionError(self._wrong)
+        if not all(isinstance(each, _Wait) for each in left):
             raise AssertionError(f"{self.name}: left of the script: {', '.join(map(_describe, left))}")
 
 
@@ -257,7 +280,7 @@ class IoMockBuilder:
         return self
 
     def wait(self, seconds: Seconds, /) -> Self:
-        """Nothing goes on for so long, from when the script gets here. A paused clock jumps. Tokio: `Builder::wait`."""
+        """Nothing goes on for so long, from the first read or write that finds this next. Tokio: `Builder::wait`."""
         self._actions.append(_Wait(nanoseconds(seconds, "seconds")))
         return self
 
@@ -301,7 +324,7 @@ class IoMockHandle:
 
     Until it is closed, or dropped, the script is not over: reads and writes wait for more. A context manager.
 
-    Errors: those of the builder; `RuntimeError` once it is closed. Thread safety: any thread.
+    Errors: those of the builder; `RuntimeError` once it, or the stream, is closed. Thread safety: any thread.
     Tokio: `tokio_test::io::Handle`.
     """
 
@@ -354,18 +377,19 @@ class IoMockHandle:
 class IoMock(AsyncReadExt, AsyncWriteExt):
     """A stream that plays a script. Made by `IoMockBuilder.build()`.
 
-    `async with` closes it, and then some of the script may not be left, unless the block has failed already.
+    `async with` closes it, and then none of the script may be left, unless the block has failed already.
 
-    Errors: `AssertionError` for a write that is not in the script and when some of it is left at the end; what
-    `read_error` and `write_error` say; `OSError` once it is closed; `RuntimeError` for a second reader or writer.
-    Cancel safety: `read` and `write` have taken and written nothing. Thread safety: any thread; what is awaited, inside
-    a task. Tokio: `tokio_test::io::Mock`.
+    Errors: `AssertionError` for a write that is not in the script, for everything after it, and when some of the script
+    is left at the end; what `read_error` and `write_error` say; `OSError` once it is closed; `RuntimeError` for a
+    second reader or writer. Cancel safety: `read` and `write` have taken and written nothing. Thread safety: any
+    thread; what is awaited, inside a task. Tokio: `tokio_test::io::Mock`.
     """
 
-    __slots__ = ("__weakref__", "_closed", "_reading", "_script", "_writing")
+    __slots__ = ("__weakref__", "_checked", "_closed", "_reading", "_script", "_writing")
 
     def __init__(self, script: _Script) -> None:
         self._closed = False
+        self._checked = False
         self._script = script
         self._reading = Claim("reading from")
         self._writing = Claim("writing to")
@@ -393,10 +417,11 @@ class IoMock(AsyncReadExt, AsyncWriteExt):
     def close(self) -> None:
         """Close it. Whoever waits on it gets an `OSError`. May be called twice. Any thread.
 
-        Errors: `AssertionError` if some of the script is left, the first time.
+        Errors: `AssertionError` if some of the script is left, or a write was wrong, the first time.
         """
-        if not self._closed:
-            self._close()
+        self._close()
+        if not self._checked:
+            self._checked = True
             self._script.check_played()
 
     def _close(self) -> None:
@@ -415,7 +440,7 @@ class IoMock(AsyncReadExt, AsyncWriteExt):
             self._close()
 
     def __del__(self) -> None:
-        if hasattr(self, "_script"):
+        if hasattr(self, "_script") and not self._closed:
             self.close()
 
     def __repr__(self) -> str:

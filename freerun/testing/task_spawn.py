@@ -54,7 +54,8 @@ def task_spawn(awaitable: Any, /, *args: Any) -> Spawn[Any]:  # type: ignore[mis
 class Spawn[T]:
     """An awaitable that is polled by hand, within the task that polls it. Made by `task_spawn()`.
 
-    A context manager, which closes it. It may be polled by one task after another, of one runtime.
+    A context manager, which closes it. It may be polled by one task after another, of one runtime. What wakes it wakes
+    the task that has polled it last, too, as a spurious wake-up: so a bare `park()` of that task may return.
 
     Thread safety: one at a time; `RuntimeError` where two meet. Tokio: `tokio_test::task::Spawn`.
     """
@@ -95,8 +96,9 @@ class Spawn[T]:
 
         May be called twice. Tokio: dropping the `Spawn`.
         """
-        self._closed |= not self._strand.is_done
+        was_done = self._strand.is_done
         self._strand.close()
+        self._closed |= not was_done
 
     def __enter__(self) -> Self:
         return self

@@ -129,14 +129,16 @@ def test_a_task_that_is_queued_does_not_run(rt: freerun.Runtime) -> None:
         nonlocal task
         task = freerun.spawn(waits)
         assert state(task) == "spawned"
-        await freerun.yield_now()
+        while not wakers:
+            await freerun.yield_now()
         assert state(task) == "waiting"
         wakers[0].wake()
         assert state(task) == "ready"  # woken
-        await freerun.yield_now()
+        while not seen:
+            await freerun.yield_now()
         assert (state(task), seen) == ("ready", ["running"])  # it has yielded
-        await freerun.yield_now()
-        assert state(task) == "waiting"
+        while state(task) != "waiting":
+            await freerun.yield_now()
         task.abort()
         assert state(task) == "ready"
         with pytest.raises(freerun.JoinError):

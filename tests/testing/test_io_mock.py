@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import gc
+import traceback
+import weakref
 from typing import Any
 
 import pytest
-from support import every_flavor, seeded
+from support import every_flavor, is_freed, seeded
 
 import freerun
 from freerun.io import AsyncRead, AsyncStream, AsyncWrite, BufReader, copy
-from freerun.testing import PENDING, IoMock, io_mock, task_spawn
+from freerun.testing import PENDING, IoMock, IoMockBuilder, io_mock, task_spawn
 from freerun.time import Instant, sleep
 
 
@@ -55,13 +57,35 @@ async def test_a_write_may_come_before_the_reads_before_it() -> None:
 
 @every_flavor
 async def test_wrong_writes() -> None:
-    mock = io_mock("the peer").write(b"abc").build()
+    async def plays(script: IoMockBuilder, *writes: Any) -> None:
+        async with script.build() as mock:
+            for each in writes:
+                await mock.write_all(each)
+
+    script = io_mock("the peer").read(b"r").write(b"abc").read(b"r")
     with pytest.raises(AssertionError, match=r"the peer: unexpected write of b'abx' instead of b'abc'"):
-        await mock.write(b"abx")
-    await mock.write_all(b"abc")  # what was wrong was not taken for right
-    with pytest.raises(AssertionError, match=r"unexpected write of b'd' at the end of the script"):
-        await mock.write(memoryview(b"d"))
+        await plays(script, b"abx")
+    for too_much in (memoryview(b"d"), bytearray(b"d")):  # though something is still to be read
+        with pytest.raises(AssertionError, match=r"unexpected write of b'd' after the last one of the script"):
+            await plays(script, b"ab", b"c", too_much)
+    with pytest.raises(AssertionError, match=r"unexpected write of b'd'"):
+        await plays(io_mock(), b"d")
+
+
+@every_flavor
+async def test_a_wrong_write_is_not_forgotten() -> None:
+    """Whoever swallowed the error, the other side does not wait for ever, and the test fails in the end."""
+    mock = io_mock().write(b"ping").read(b"pong").build()
+    reading, waiting = task_spawn(mock.read), freerun.spawn(io_mock().build().read)
+    assert reading.poll() is PENDING
+    with pytest.raises(AssertionError, match="unexpected write of b'bing'"):
+        await mock.write(b"bing")
+    assert reading.is_woken()
+    for again in (reading.poll, lambda: task_spawn(mock.write(b"ping")).poll(), mock.close):
+        with pytest.raises(AssertionError, match="unexpected write of b'bing'"):
+            again()
     mock.close()
+    assert await waiting == b""
 
 
 @every_flavor
@@ -79,6 +103,12 @@ async def test_what_is_left_is_an_error() -> None:
     with pytest.raises(KeyError):  # what went wrong first is what is raised
         async with script.build():
             raise KeyError
+    with pytest.raises(AssertionError, match="left of the script"):  # but not where that is dealt with
+        async with script.build() as outer:
+            with pytest.raises(KeyError):
+                async with outer:
+                    raise KeyError
+    io_mock().wait(1).build().close()  # there is nothing to miss in that
     for operation in (mock.read, lambda: mock.write(b"w")):
         with pytest.raises(OSError, match="closed"):
             await operation()
@@ -149,6 +179,10 @@ async def test_handle() -> None:
         assert at_the_end.is_woken() and at_the_end.poll() == b""
         with pytest.raises(RuntimeError, match="handle is closed"):
             handle.read(b"more")
+    mock, handle = io_mock().build_with_handle()
+    mock.close()
+    with pytest.raises(RuntimeError, match="stream is closed"):
+        handle.write(b"never")
 
 
 @every_flavor
@@ -191,6 +225,19 @@ async def test_a_second_reader_or_writer() -> None:
 
 
 @every_flavor
+async def test_close_wakes_who_waits_for_the_time() -> None:
+    mock = io_mock().wait(3600).write(b"x").build()
+    reading, writing = freerun.spawn(mock.read), task_spawn(mock.write(b"x"))
+    assert writing.poll() is PENDING
+    await freerun.yield_now()
+    with pytest.raises(AssertionError, match="left of the script"):
+        mock.close()
+    for waiting in (reading, polled_again(writing)):
+        with pytest.raises(OSError, match="closed"):
+            await waiting
+
+
+@every_flavor
 async def test_close_wakes_who_waits() -> None:
     mock, handle = io_mock().build_with_handle()
     reading = freerun.spawn(mock.read)
@@ -219,6 +266,7 @@ async def polled_again(task: Any) -> None:
         ("wait", "x", TypeError, "argument 'seconds'"),
         ("read_error", OSError, TypeError, "argument 'error' must be an exception"),
         ("write_error", "x", TypeError, "argument 'error' must be an exception"),
+        ("read_error", StopIteration(1), ValueError, "argument 'error' must not be StopIteration"),
     ],
 )
 def test_bad_arguments(method: str, argument: Any, error: type[Exception], match: str) -> None:
@@ -229,6 +277,24 @@ def test_bad_arguments(method: str, argument: Any, error: type[Exception], match
         with pytest.raises(error, match=match), handle:
             getattr(handle, method)(argument)
         mock.close()
+
+
+@every_flavor
+async def test_errors_leave_no_cycle() -> None:
+    """A stream that nobody has any more is gone at once, as is what it would complain of."""
+    script = io_mock().read_error(error := OSError("one for all"))
+    depths = []
+    for _ in range(3):
+        mock = script.build()
+        with pytest.raises(OSError, match="one for all"):
+            await mock.read()
+        depths.append(len(traceback.extract_tb(error.__traceback__)))
+        error.__traceback__ = None
+        gone = weakref.ref(mock)
+        mock.close()
+        del mock
+        assert gone() is None or is_freed(gone)
+    assert len(set(depths)) == 1
 
 
 def test_bad_name() -> None:

@@ -141,8 +141,8 @@ static int adopt(struct fr_strand *strand, struct fr_task *task)
         return 0;
     }
     if (!fr_strand_is_of(&strand->task, task->rt)) {
-        PyErr_SetString(PyExc_RuntimeError, "what this stream is at was begun in another runtime, and can go on only "
-                                            "there; pass its items on through a channel");
+        PyErr_SetString(PyExc_RuntimeError, "this was begun in another runtime, and can go on only there; of a stream, "
+                                            "pass the items on through a channel");
         return -1;
     }
     set_owner(strand, task);
@@ -286,7 +286,7 @@ static PyObject *step_method(PyObject *op, PyObject *thrown, bool asked)
         return NULL;
     }
     int over = -1;
-    if (Py_EnterRecursiveCall(" in a stream") == 0) {
+    if (Py_EnterRecursiveCall(" in what is polled by itself") == 0) {
         over = step(self, task, thrown, asked);
         Py_LeaveRecursiveCall();
     }
