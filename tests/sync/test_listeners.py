@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 from support import CURRENT, every_flavor, in_threads, is_freed, only, seeded, until, wait_until
+from sync_support import put_in_line
 from waiting_support import Aborts, abort, gives_way, still_waits, waiting
 
 import freerun
@@ -205,7 +206,7 @@ async def test_an_awaitable_that_is_dropped() -> None:
     awaitable = counter.listeners.wait(lambda thing=thing: PENDING)
     del thing
     step = awaitable.__await__()
-    next(step)  # registered, without a coroutine that would be suspended
+    await put_in_line(step)  # registered, without a coroutine that would be suspended
     assert len(counter.listeners) == 1
     del step, awaitable
     await until(lambda: is_freed(ref))
