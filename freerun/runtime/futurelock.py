@@ -24,7 +24,7 @@ def report(description: Mapping[str, Any], coro: Coroutine[Any, Any, Any] | None
         stack = Stack(thread_stacks().get(thread, [])) if thread or coro is None else await_stack(coro)
         where = "is in one poll" if thread else "waits elsewhere"
         if description.get("in_stream"):
-            where = "does not go on with the stream, or what else it polls by itself, in which it awaits it"
+            where = "does not go on with the stream in which it awaits it"
         logger().warning(
             "%s was given a lock or a permit (Mutex, RwLock, Semaphore) for %.1f s now and %s: nobody polls what "
             "awaits it, so whoever is next in line waits in vain. Cancel, or await, what is not wanted any more. Its "
