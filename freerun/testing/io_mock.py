@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-import errno
 import threading
 from collections import deque
 from collections.abc import Buffer, Callable
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING, Self, cast, final
 
 from freerun._arguments import Seconds, nanoseconds
 from freerun.io._checks import CAPACITY, check_n, contiguous
 from freerun.io._claim import Claim
+from freerun.io._pipe import closed
 from freerun.io.read_ext import AsyncReadExt
 from freerun.io.write_ext import AsyncWriteExt
 from freerun.lowlevel import PENDING, Listeners, Pending
@@ -118,14 +118,14 @@ class _Script:
         # Under the lock:
         self._actions: deque[_Action] = deque(actions)
         self._grows = grows
-        self._closed = False
+        self.closed = False
         self._wrong: str | None = None  # the first write that was: it is not to be forgotten
 
     # What the handle does.
 
     def append(self, action: _Action) -> None:
         with self._lock:
-            if self._closed:
+            if self.closed:
                 raise RuntimeError(f"{self.name}: the stream is closed: nobody will play what is added")
             if not self._grows:
                 raise RuntimeError(f"{self.name}: the handle is closed, and the script complete")
@@ -148,7 +148,7 @@ class _Script:
 
     def _is_over(self) -> bool | Pending:
         with self._lock:
-            return self._closed or self._wrong is not None or PENDING
+            return self.closed or self._wrong is not None or PENDING
 
     # `Instant`: come again then.
 
@@ -171,8 +171,8 @@ class _Script:
         return found
 
     def _look[T](self, move: Callable[[], T | BaseException | Pending]) -> T | Instant | BaseException | Pending:
-        if self._closed:
-            return OSError(errno.EBADF, "the stream is closed")
+        if self.closed:
+            return closed()
         if self._wrong is not None:
             return AssertionError(self._wrong)
         if self._actions and isinstance(first := self._actions[0], _Wait):
@@ -226,7 +226,7 @@ class _Script:
 
     def close(self) -> None:
         with self._lock:
-            self._closed = True
+            self.closed = True
         self._news.wake_all()
 
     def check_played(self) -> None:
@@ -255,8 +255,37 @@ def _describe(action: _Action) -> str:
 # --- Who writes the script ------------------------------------------------------------------------
 
 
+class _Writer:
+    """What may happen next. Each method returns the object it was called on."""
+
+    __slots__ = ()
+
+    def _add(self, action: _Action) -> None:
+        raise NotImplementedError
+
+    def read(self, data: Buffer, /) -> Self:
+        """The peer sends `data`: reads give it, in pieces if they ask for less. Tokio: `Builder::read`."""
+        self._add(_Read(_data(data)))
+        return self
+
+    def write(self, data: Buffer, /) -> Self:
+        """`data` must be written, in whatever pieces. Tokio: `Builder::write`."""
+        self._add(_Write(_data(data)))
+        return self
+
+    def read_error(self, error: BaseException, /) -> Self:
+        """The next read raises `error`. Tokio: `Builder::read_error`."""
+        self._add(_ReadError(_error(error)))
+        return self
+
+    def write_error(self, error: BaseException, /) -> Self:
+        """The next write raises `error`. Tokio: `Builder::write_error`."""
+        self._add(_WriteError(_error(error)))
+        return self
+
+
 @final
-class IoMockBuilder:
+class IoMockBuilder(_Writer):
     """The script of an `IoMock`, in the making. Made by `io_mock()`. Each method returns the builder.
 
     Errors: `TypeError`/`ValueError` for a bad argument. Thread safety: none, build it in one place.
@@ -269,29 +298,12 @@ class IoMockBuilder:
         self._name = name
         self._actions: list[_Action] = []
 
-    def read(self, data: Buffer, /) -> Self:
-        """The peer sends `data`: reads give it, in pieces if they ask for less. Tokio: `Builder::read`."""
-        self._actions.append(_Read(_data(data)))
-        return self
-
-    def write(self, data: Buffer, /) -> Self:
-        """`data` must be written, in whatever pieces. Tokio: `Builder::write`."""
-        self._actions.append(_Write(_data(data)))
-        return self
+    def _add(self, action: _Action) -> None:
+        self._actions.append(action)
 
     def wait(self, seconds: Seconds, /) -> Self:
         """Nothing goes on for so long, from the first read or write that finds this next. Tokio: `Builder::wait`."""
-        self._actions.append(_Wait(nanoseconds(seconds, "seconds")))
-        return self
-
-    def read_error(self, error: BaseException, /) -> Self:
-        """The next read raises `error`. Tokio: `Builder::read_error`."""
-        self._actions.append(_ReadError(_error(error)))
-        return self
-
-    def write_error(self, error: BaseException, /) -> Self:
-        """The next write raises `error`. Tokio: `Builder::write_error`."""
-        self._actions.append(_WriteError(_error(error)))
+        self._add(_Wait(nanoseconds(seconds, "seconds")))
         return self
 
     def build(self) -> IoMock:
@@ -304,22 +316,11 @@ class IoMockBuilder:
         return IoMock(script), IoMockHandle(script)
 
     def _script(self, *, grows: bool) -> _Script:
-        copies: list[_Action] = []
-        for action in self._actions:
-            match action:
-                case _Read(data=data):
-                    copies.append(_Read(data))
-                case _Write(data=data):
-                    copies.append(_Write(data))
-                case _Wait(nanoseconds=ns):
-                    copies.append(_Wait(ns))
-                case _:
-                    copies.append(action)
-        return _Script(self._name, copies, grows=grows)
+        return _Script(self._name, [replace(action) for action in self._actions], grows=grows)  # it uses them up
 
 
 @final
-class IoMockHandle:
+class IoMockHandle(_Writer):
     """Adds to the script of an `IoMock` while that is in use. Made by `IoMockBuilder.build_with_handle()`.
 
     Until it is closed, or dropped, the script is not over: reads and writes wait for more. A context manager.
@@ -333,25 +334,8 @@ class IoMockHandle:
     def __init__(self, script: _Script) -> None:
         self._script = script
 
-    def read(self, data: Buffer, /) -> Self:
-        """As `IoMockBuilder.read`."""
-        self._script.append(_Read(_data(data)))
-        return self
-
-    def write(self, data: Buffer, /) -> Self:
-        """As `IoMockBuilder.write`."""
-        self._script.append(_Write(_data(data)))
-        return self
-
-    def read_error(self, error: BaseException, /) -> Self:
-        """As `IoMockBuilder.read_error`."""
-        self._script.append(_ReadError(_error(error)))
-        return self
-
-    def write_error(self, error: BaseException, /) -> Self:
-        """As `IoMockBuilder.write_error`."""
-        self._script.append(_WriteError(_error(error)))
-        return self
+    def _add(self, action: _Action) -> None:
+        self._script.append(action)
 
     def close(self) -> None:
         """Nothing more comes. May be called twice."""
@@ -385,10 +369,9 @@ class IoMock(AsyncReadExt, AsyncWriteExt):
     thread; what is awaited, inside a task. Tokio: `tokio_test::io::Mock`.
     """
 
-    __slots__ = ("__weakref__", "_checked", "_closed", "_reading", "_script", "_writing")
+    __slots__ = ("__weakref__", "_checked", "_reading", "_script", "_writing")
 
     def __init__(self, script: _Script) -> None:
-        self._closed = False
         self._checked = False
         self._script = script
         self._reading = Claim("reading from")
@@ -412,21 +395,17 @@ class IoMock(AsyncReadExt, AsyncWriteExt):
     @property
     def closed(self) -> bool:
         """Whether it is closed."""
-        return self._closed
+        return self._script.closed
 
     def close(self) -> None:
         """Close it. Whoever waits on it gets an `OSError`. May be called twice. Any thread.
 
         Errors: `AssertionError` if some of the script is left, or a write was wrong, the first time.
         """
-        self._close()
+        self._script.close()
         if not self._checked:
             self._checked = True
             self._script.check_played()
-
-    def _close(self) -> None:
-        self._closed = True
-        self._script.close()
 
     async def __aenter__(self) -> Self:
         return self
@@ -437,11 +416,11 @@ class IoMock(AsyncReadExt, AsyncWriteExt):
         if kind is None:
             self.close()
         else:
-            self._close()
+            self._script.close()
 
     def __del__(self) -> None:
-        if hasattr(self, "_script") and not self._closed:
+        if hasattr(self, "_script") and not self.closed:
             self.close()
 
     def __repr__(self) -> str:
-        return f"<IoMock {self._script.name!r}{' closed' if self._closed else ''}>"
+        return f"<IoMock {self._script.name!r}{' closed' if self.closed else ''}>"
