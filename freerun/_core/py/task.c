@@ -301,7 +301,7 @@ static struct fr_task *task_new(struct fr_runtime *rt, enum fr_task_kind kind, P
         PyErr_NoMemory();
         return NULL;
     }
-    bool polled = kind != FR_TASK_BLOCKING && kind != FR_TASK_FILE;
+    bool polled = kind != FR_TASK_BLOCKING;
     fr_state_init(&task->state, 2 + polled, (polled ? FR_RUNNING : FR_NOTIFIED) | FR_JOIN_INTEREST);
     atomic_init(&task->queued, polled);
     task->spare = polled;
@@ -583,17 +583,14 @@ PyObject *fr_task_spawn_file(struct fr_runtime *rt, PyObject *op, enum fr_duty d
     if (!handle) {
         return NULL;
     }
-    fr_task_ref(task);
-    bool aborted = fr_state_start_poll(&task->state) & FR_CANCELLED; /* by a shutdown */
+    /* RUNNING is ours, as it is in no queue: if a shutdown aborts it meanwhile, the end of this says so. */
+    atomic_store_explicit(&task->queued, false, memory_order_relaxed); /* for descriptions */
     if (fr_file_submit(task)) {
         fr_task_complete(task, FR_OUT_CANCELLED, NULL);
         Py_SETREF(handle, Py_NewRef(Py_None));
-    } else if (fr_state_end_poll(&task->state)) {
+    } else if (fr_state_end_poll_spare(&task->state, fr_task_take_spare(task))) {
         fr_schedule(rt, task);
-    } else if (aborted) {
-        fr_task_wake(task); /* a poll sees to it */
     }
-    fr_task_unref(task);
     return handle;
 }
 

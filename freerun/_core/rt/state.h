@@ -24,13 +24,12 @@
  *                 out. So whatever is in a queue is alive, and the pop needs no reference of its own until it has
  *                 completed the task.
  *             S2  RUNNING is a lock: acquire in start_poll, take, wake_task, wake_unref, abort and try_lock_idle, release
- *                 in end_poll*.
- *                 Where it travels through a queue, the queue's own release and acquire hand it over. So is a wake:
- *                 what the waker wrote before is visible to the poll that it causes, or, if one wake finds the task
- *                 queued already, to the poll that was due, or to the one after: the wake is an acq_rel RMW that sets
- *                 NOTIFIED. fr_state_take() sees it, and acquires; or does not, and then the end of that poll does. On a
- *                 task that is NOTIFIED already it continues the release sequence which that poll acquires. This is why
- *                 wake writes even when nothing changes.
+ *                 in end_poll*. Where it travels through a queue, the queue's own release and acquire hand it over. So
+ *                 is a wake: what the waker wrote before is visible to the poll that it causes, or, if one wake finds the
+ *                 task queued already, to the poll that was due, or to the one after: the wake is an acq_rel RMW that
+ *                 sets NOTIFIED. fr_state_take() sees it, and acquires; or does not, and then the end of that poll does.
+ *                 On a task that is NOTIFIED already it continues the release sequence which that poll acquires. This is
+ *                 why wake writes even when nothing changes.
  *             S3  After fr_state_end_poll() == false, and after the push that follows == true or a yield, the task
  *                 belongs to whoever polls next: touch it only if you hold a reference.
  *             S4  COMPLETE is set with release; whoever sees it with acquire may read the result. Of a joiner and the
