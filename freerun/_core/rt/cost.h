@@ -9,9 +9,10 @@
  * share contend, and take twice as long, which looks like twice the backlog.
  *
  * Two numbers, in nanoseconds as rt/clock.h's ticks tell them. For each place that spawns an estimate, of the polls of its tasks:
- * a single outlier, which is a collection or another process as often as not, makes none long. And for each worker the sum of
- * what is queued with it: a task is counted with what was known of it when it was queued, and remembers that. What is unknown,
- * or has been long, is a backlog by itself.
+ * a single outlier, which is a collection or another process as often as not, makes none long, not even for the moment that it
+ * takes to be forgotten: after a collection there is more to queue than ever. And for each worker the sum of what is queued
+ * with it: a task is counted with what was known of it when it was queued, and remembers that. What is unknown, or has been
+ * long, is a backlog by itself.
  *
  * THREADS     fr_cost_get(), fr_backlog_is_worth(): any. fr_cost_learn(): any; two at once may lose a lesson. fr_backlog_*(): who owns
  *             the tasks, before it queues them and after it has taken them.
@@ -47,7 +48,7 @@
 #define FR_COST_MOVE_NS  3000u                     /* what it takes from both workers to have a task polled elsewhere */
 #define FR_COST_UNKNOWN  0u
 
-enum { FR_COST_WEIGHT = 8, FR_COST_CLIP = 64, FR_COST_SAMPLE = 4 };
+enum { FR_COST_WEIGHT = 8, FR_COST_CLIP = 16, FR_COST_SAMPLE = 4 };
 
 struct fr_cost {
     _Atomic uint32_t ns;
