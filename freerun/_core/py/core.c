@@ -674,6 +674,7 @@ static void set_fields(struct fr_runtime *rt, CoreObject *core, const struct con
     rt->driver.poller = (struct fr_poller){.epfd = -1};
     rt->driver.evfd = -1;
     rt->driver.slab = NULL;
+    rt->driver.timers = (struct fr_timers){.shards = NULL};
     rt->idle.sleepers = NULL;
     memset(&rt->inject, 0, sizeof rt->inject);
     rt->natives = NULL;
@@ -718,9 +719,10 @@ static int init_driver(struct fr_runtime *rt, bool io_uring)
 {
     int err = -ENOSYS;
     if (io_uring) {
-        err = fr_driver_init(&rt->driver, FR_POLLER_IO_URING, fr_driver_wake_task, driver_now, rt);
+        err = fr_driver_init(&rt->driver, FR_POLLER_IO_URING, rt->nworkers + 1, fr_driver_wake_task, driver_now, rt);
     }
-    return err ? fr_driver_init(&rt->driver, FR_POLLER_EPOLL, fr_driver_wake_task, driver_now, rt) : 0;
+    return err ? fr_driver_init(&rt->driver, FR_POLLER_EPOLL, rt->nworkers + 1, fr_driver_wake_task, driver_now, rt)
+               : 0;
 }
 
 /* 0 or -1 with an exception; fr_teardown() undoes a half-made one. */
@@ -743,13 +745,13 @@ static int build(struct fr_runtime *rt, const struct config *c)
         PyErr_SetFromErrno(PyExc_OSError);
         return -1;
     }
+    rt->driver.more = fr_driver_more_timers;
     atomic_store(&rt->driver.frozen, c->start_paused != 0);
     int32_t pieces = 0; /* for whom nobody would tell that it sleeps */
 #ifdef Py_GIL_DISABLED
     pieces = rt->current_thread ? 0 : FR_FREE_PIECES;
 #endif
     atomic_store_explicit(&rt->free_pieces, pieces, memory_order_relaxed); /* no thread runs here yet */
-    atomic_store_explicit(&rt->attending, 0, memory_order_relaxed);        /* the same */
     for (uint32_t i = 0; i < rt->nqueues; i++) {
         fr_worker_init(&rt->workers[i], rt, i);
     }
@@ -1169,7 +1171,7 @@ static PyObject *core_pause(PyObject *self, PyObject *Py_UNUSED(ignored))
     bool already = atomic_load(&visit.rt->paused);
     if (!already) {
         /* On a tick of the wheel: what is a whole number of milliseconds away then fires exactly there. */
-        atomic_store(&visit.rt->paused_now, fr_driver_tick_after(&visit.rt->driver, fr_now_ns(visit.rt)));
+        atomic_store(&visit.rt->paused_now, fr_timers_tick_after(&visit.rt->driver.timers, fr_now_ns(visit.rt)));
         atomic_store(&visit.rt->paused, true);
         atomic_store(&visit.rt->driver.frozen, true);
     }

@@ -71,7 +71,6 @@ struct fr_worker {
     struct fr_bias bias;               /* of `queue`, to pop, and `lifo`, to change: thieves visit */
     _Alignas(64) _Atomic(void *) lifo; /* shared: owner and thieves, see worker.c */
     struct fr_parker parker;           /* shared */
-    _Atomic bool attends;              /* counted in rt->attending; owner, and the watch, which clears it */
 
     /* Owner only. */
     _Alignas(64) struct fr_runtime *rt;
@@ -215,12 +214,11 @@ struct fr_runtime {
     _Atomic uint32_t done;          /* futex: bumped when a shard runs empty during shutdown */
     _Atomic uint32_t stand_in_word; /* futex: see stand_in.c */
     _Atomic bool all_stuck;         /* the watch writes: every worker is stuck in one poll */
-    _Atomic uint32_t attending;     /* so many workers poll short tasks, and look at the driver every moment: a hint */
     _Atomic int32_t free_pieces;    /* left for free lists, see FR_FREE_PIECES */
     _Atomic bool worker_spins;      /* a worker spins, see spin_before_park(): no other one does */
     _Atomic bool mail_awaited; /* a task began to wait for another interpreter, and no wait was long since: a hint */
 
-    /* Paused clock (current-thread). Under driver.timer_lock where it meets timers. */
+    /* Paused clock (current-thread). */
     _Atomic bool paused;
     _Atomic uint64_t paused_now;
     _Atomic int64_t clock_offset;
@@ -257,6 +255,7 @@ void fr_schedule_yield(struct fr_runtime *rt, struct fr_task *task);
 void fr_notify(struct fr_runtime *rt);
 void fr_unpark_worker(struct fr_runtime *rt, uint32_t index);
 void fr_driver_wake_task(void *rt, void *task);
+void fr_driver_more_timers(void *rt, uint32_t shard);
 bool fr_forked(struct fr_runtime *rt); /* this is the child of a fork; a worker thread ends the process */
 void fr_worker_init(struct fr_worker *worker, struct fr_runtime *rt, uint32_t index);
 void fr_worker_clear(struct fr_worker *worker);
@@ -269,8 +268,8 @@ static inline void fr_worker_missed(struct fr_worker *worker, struct fr_room *ro
         fr_worker_more_room(worker, room);
     }
 }
-/* A turn of the driver, which the caller owns. */
-int fr_turn(struct fr_runtime *rt, int64_t timeout_ns);
+/* A turn of the driver, which the caller owns, and that shard of the timers; nworkers: nobody's. */
+int fr_turn(struct fr_runtime *rt, uint32_t shard, int64_t timeout_ns);
 /* Runs the calling thread's worker core until `until` is set (NULL: until STOPPED) or the core is given away.
  * Attached. 0, or -1 with an exception (current-thread: a signal handler raised). */
 int fr_worker_run(struct fr_worker *worker, struct fr_event *until);

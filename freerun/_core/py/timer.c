@@ -7,13 +7,20 @@
 
 /* ---- alarms ---- */
 
+/* Where it is armed: with the worker that this thread is, else with nobody's. */
+static uint32_t home(struct fr_runtime *rt)
+{
+    struct fr_worker *worker = fr_own_worker(rt);
+    return worker && worker->index < rt->nworkers ? worker->index : rt->nworkers;
+}
+
 bool fr_alarm_set(struct fr_alarm *alarm, struct fr_task *task, uint64_t when_ns)
 {
     struct fr_runtime *rt = task->rt;
     alarm->rt = rt;
     alarm->generation = rt->generation;
     fr_leaf_ref(task);
-    if (fr_driver_sleep_arm(&rt->driver, &alarm->sleep, when_ns, task)) {
+    if (fr_driver_sleep_arm(&rt->driver, home(rt), &alarm->sleep, when_ns, task)) {
         return true;
     }
     fr_task_unref(task);
@@ -30,10 +37,10 @@ static bool take_back(struct fr_alarm *alarm)
     }
     alarm->rt = NULL;
     if (fr_alarm_fired(alarm)) {
-        return false; /* [D6] */
+        return false; /* [TM2] */
     }
     bool foreign = fr_foreign_begin(rt);
-    bool armed = rt->generation == alarm->generation && fr_driver_sleep_disarm(&rt->driver, &alarm->sleep);
+    bool armed = rt->generation == alarm->generation && fr_timers_disarm(&rt->driver.timers, &alarm->sleep);
     fr_foreign_end(rt, foreign);
     return armed;
 }

@@ -3,11 +3,11 @@
  * THREADS    the one that polls the task that it is armed for; clear: whoever owns the memory.
  * STATE      attached.
  * OWNERSHIP  while armed the wheel holds a reference to the task; the driver takes it along when it fires.
- * FIELDS     sleep       see rt/driver.h
+ * FIELDS     sleep       see rt/timers.h
  *            rt          where it was armed, NULL: nowhere. `generation` is that runtime's: it may be over by now
  *            sleep.task  for whom; only compared. Look at it through a reference that fr_alarm_take() got back
  * INVARIANTS A1 an alarm is cleared before its memory goes, or moves to another task.
- * LOCKS      the driver's timer lock, inside.
+ * LOCKS      a shard's of rt/timers.h, inside.
  * SHUTDOWN   an alarm may outlive its runtime: clearing it is then nothing.
  * PROVED BY  tests/time/
  */
@@ -39,13 +39,13 @@ static inline bool fr_alarm_is_for(const struct fr_alarm *alarm, const struct fr
 
 static inline bool fr_alarm_fired(struct fr_alarm *alarm)
 {
-    return fr_driver_sleep_fired(&alarm->sleep);
+    return fr_sleep_fired(&alarm->sleep);
 }
 
 /* What fired came too late to matter. Only once it is cleared. */
 static inline void fr_alarm_forget(struct fr_alarm *alarm)
 {
-    atomic_store_explicit(&alarm->sleep.fired, false, memory_order_relaxed); /* the driver is done with it [D6] */
+    atomic_store_explicit(&alarm->sleep.fired, false, memory_order_relaxed); /* the driver is done with it [TM2] */
 }
 
 /* Wakes `task` at that time. False: it is due already, nothing was set. The alarm is not set yet. */

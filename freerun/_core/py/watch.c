@@ -282,7 +282,7 @@ static void drive(struct fr_runtime *rt, struct seen *seen, PyThreadState *state
     atomic_store_explicit(&rt->watch_drives, true, memory_order_release);
     /* acquire: pairs with reclaim_driver() */
     while (!atomic_load_explicit(&rt->watch_release, memory_order_acquire) && !stopping(rt)) {
-        fr_turn(rt, DRIVE_SLICE_NS);
+        fr_turn(rt, rt->nworkers, DRIVE_SLICE_NS);
         look_at_workers(rt, seen, state);
         fr_futurelock_look(rt, state);
         if (all_parked(rt)) { /* one of them shall drive; none asked, since it parked just before we took over */

@@ -24,9 +24,6 @@
 
 enum { STRIDE_MAX = 16, SHORT_TURN = 64, SHORT_ENOUGH = 32 };
 enum { MAX_LIFO_POLLS = 3, PULL_MAX = FR_QUEUE_CAP / 2, GLOBAL_INTERVAL_DEFAULT = 61 };
-/* Tasks whose timers fire are polled by who fires them. A worker that sleeps in the driver beside one that polls short tasks
- * leaves the timers to that one for so long: it would only take over tasks that the other has armed, and has in its caches. */
-#define GRACE_NS 500000
 /* So few that what is prefetched of them is near when they are polled. */
 #define SPILL_PULL (PULL_MAX < 32 ? (uint32_t)PULL_MAX : 32u)
 _Static_assert(FR_SPILL_CHUNK >= FR_QUEUE_SPLIT, "an overflow is one push, spill.h [SP2]");
@@ -579,9 +576,19 @@ static void calibrate(struct fr_worker *worker)
     worker->turn_at_ticks = ticks + worker->ticks_per_ms;
 }
 
-int fr_turn(struct fr_runtime *rt, int64_t timeout_ns)
+/* Somebody has fired some of the timers that a worker has armed. That shall wake, and see to the rest itself. */
+void fr_driver_more_timers(void *arg, uint32_t index)
 {
-    int woken = fr_driver_turn(&rt->driver, timeout_ns);
+    struct fr_runtime *rt = arg;
+    if (index < rt->nworkers && fr_idle_is_parked(&rt->idle, index)) {
+        fr_timers_ask(&rt->driver.timers, index, fr_now_ns(rt));
+        fr_unpark_worker(rt, index);
+    }
+}
+
+int fr_turn(struct fr_runtime *rt, uint32_t shard, int64_t timeout_ns)
+{
+    int woken = fr_driver_turn(&rt->driver, shard, timeout_ns);
     if (rt->driver.interrupted) { /* the pipe is empty now, and its thread may be in wait_nudged() */
         rt->driver.interrupted = false;
         fr_nudge_blockers(rt);
@@ -589,11 +596,11 @@ int fr_turn(struct fr_runtime *rt, int64_t timeout_ns)
     return woken;
 }
 
-/* Timers that are due at that time, whoever has the driver. */
-static int fire_timers(struct fr_worker *worker, uint64_t now_ns)
+/* What this worker has armed, whoever has the driver. */
+static int fire_own_timers(struct fr_worker *worker)
 {
     worker->in_driver = true;
-    int woken = fr_driver_fire_timers(&worker->rt->driver, now_ns);
+    int woken = fr_driver_fire_shard(&worker->rt->driver, worker->index, fr_now_ns(worker->rt));
     worker->in_driver = false;
     return woken;
 }
@@ -602,7 +609,7 @@ static int fire_timers(struct fr_worker *worker, uint64_t now_ns)
 static int turn(struct fr_worker *worker, int64_t timeout_ns)
 {
     worker->in_driver = true;
-    int woken = fr_turn(worker->rt, timeout_ns);
+    int woken = fr_turn(worker->rt, worker->index, timeout_ns);
     worker->in_driver = false;
     count(&worker->turns, 1);
     return woken;
@@ -629,7 +636,7 @@ static void look_at_driver(struct fr_worker *worker)
         fr_driver_release(driver);
     } else {
         reclaim_driver(worker);
-        woken = fire_timers(worker, fr_now_ns(worker->rt)); /* what was armed here is best polled here: see GRACE_NS */
+        woken = fire_own_timers(worker);
     }
     adopt_spilled(worker);
     adopt_injected(worker);
@@ -771,10 +778,8 @@ static void begin_turn(struct fr_worker *worker, bool timed, uint64_t *now)
 
 void fr_worker_set_attends(struct fr_worker *worker, bool attends)
 {
-    /* relaxed, all: a hint. The watch may clear it meanwhile: whoever changes it counts. */
-    if (atomic_load_explicit(&worker->attends, memory_order_relaxed) != attends &&
-        atomic_exchange_explicit(&worker->attends, attends, memory_order_relaxed) != attends) {
-        atomic_fetch_add_explicit(&worker->rt->attending, attends ? 1u : UINT32_MAX, memory_order_relaxed);
+    if (worker->index < worker->rt->nworkers) { /* a stand-in has no timers */
+        fr_timers_set_attended(&worker->rt->driver.timers, worker->index, attends);
     }
 }
 
@@ -873,10 +878,7 @@ static int sleep_once(struct fr_worker *worker, int *woken, bool *notified)
         if (fr_park_begin(&worker->parker, true)) {
             *notified = true;
         } else {
-            /* relaxed: a hint */
-            rt->driver.grace_ns = atomic_load_explicit(&rt->attending, memory_order_relaxed) ? GRACE_NS : 0;
             err = turn(worker, -1);
-            rt->driver.grace_ns = 0;
             *woken = err > 0 ? err : 0;
             *notified = fr_park_end_driver(&worker->parker);
         }
@@ -908,7 +910,7 @@ static uint64_t next_jump(struct fr_runtime *rt)
         atomic_load_explicit(&rt->blocking_running, memory_order_acquire)) { /* pairs with pool_run_one() */
         return UINT64_MAX;
     }
-    return fr_driver_next_deadline(&rt->driver);
+    return fr_timers_next(&rt->driver.timers);
 }
 
 /* Takes the driver, if need be from the watch: that gives it back as soon as somebody asks. */
@@ -944,7 +946,9 @@ static bool jump_clock(struct fr_worker *worker)
     if (next > atomic_load_explicit(&rt->paused_now, memory_order_relaxed)) {
         atomic_store_explicit(&rt->paused_now, next, memory_order_relaxed);
     }
-    fire_timers(worker, next);
+    worker->in_driver = true;
+    fr_driver_fire_timers(&rt->driver, next);
+    worker->in_driver = false;
     return true;
 }
 
@@ -1172,7 +1176,9 @@ static int park(struct fr_worker *worker, struct fr_event *until)
         /* Whoever asked before we were counted as parked has not woken us; and a turn that did not sleep may have emptied the
          * signal pipe. */
         result = drain(worker) ? -1 : check_signals(worker);
-        if (!result && !has_own_work(worker) && !is_set(until)) {
+        woken = result ? 0 : fire_own_timers(worker); /* somebody may have woken us to look */
+        if (!result && !woken && !has_own_work(worker) && !is_set(until)) {
+            fr_worker_set_attends(worker, false); /* in vain: another was first */
             PyThreadState *state = PyEval_SaveThread();
             err = sleep_once(worker, &woken, &notified);
             PyEval_RestoreThread(state);
@@ -1370,6 +1376,7 @@ int fr_give_core_away(struct fr_worker *worker)
         push_local(worker, next);
     }
     fr_thread.worker = NULL;
+    fr_worker_set_attends(worker, false); /* till the other thread runs */
     /* relaxed: the watch's heuristic; the poll is no longer this core's */
     atomic_store_explicit(&worker->polls, (atomic_load_explicit(&worker->polls, memory_order_relaxed) | 1) + 1,
                           memory_order_relaxed);

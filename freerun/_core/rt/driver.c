@@ -8,8 +8,7 @@
 
 #include "clock.h"
 
-enum { IO_BLOCK = 64, MAX_EVENTS = 256, EXPIRE_BATCH = 64, MAX_FILES = 2048 }; /* half of the completion queue */
-#define TICK_NS         UINT64_C(1000000)
+enum { IO_BLOCK = 64, MAX_EVENTS = 256, MAX_FILES = 2048 }; /* half of the completion queue */
 #define TOKEN_EVENTFD   UINT64_C(1)
 #define TOKEN_INTERRUPT UINT64_C(2)
 #define POINTER_MASK    UINT64_C(0x0000ffffffffffff)
@@ -52,15 +51,13 @@ static int make(struct fr_driver *driver, enum fr_poller_kind kind)
     return driver->evfd < 0 ? -errno : fr_poller_add(&driver->poller, driver->evfd, EPOLLIN, TOKEN_EVENTFD);
 }
 
-int fr_driver_init(struct fr_driver *driver, enum fr_poller_kind kind, void (*wake)(void *, void *),
+int fr_driver_init(struct fr_driver *driver, enum fr_poller_kind kind, uint32_t nshards, void (*wake)(void *, void *),
                    uint64_t (*now)(void *), void *ctx)
 {
     *driver =
         (struct fr_driver){.poller.epfd = -1, .evfd = -1, .interrupt_fd = -1, .wake = wake, .now = now, .ctx = ctx};
-    driver->epoch_ns = now(ctx);
-    fr_wheel_init(&driver->wheel, 0);
-    fr_list_init(&driver->expired);
-    int err = make(driver, kind);
+    int err = fr_timers_init(&driver->timers, nshards, now(ctx));
+    err = err ? err : make(driver, kind);
     if (err) {
         fr_driver_destroy(driver);
     }
@@ -80,6 +77,7 @@ void fr_driver_destroy(struct fr_driver *driver)
         slab_put(driver->slab);
         driver->slab = NULL;
     }
+    fr_timers_destroy(&driver->timers);
     fr_poller_destroy(&driver->poller);
     if (driver->evfd >= 0) {
         close(driver->evfd);
@@ -105,105 +103,61 @@ void fr_driver_kick(struct fr_driver *driver)
 
 /* ---- timers ---- */
 
-static uint64_t tick_floor(const struct fr_driver *driver, uint64_t ns)
+bool fr_driver_sleep_arm(struct fr_driver *driver, uint32_t home, struct fr_sleep *sleep, uint64_t deadline_ns,
+                         void *task)
 {
-    return ns <= driver->epoch_ns ? 0 : (ns - driver->epoch_ns) / TICK_NS;
-}
-
-/* Rounded up, so that a timer never fires early. */
-static uint64_t tick_ceil(const struct fr_driver *driver, uint64_t ns)
-{
-    return ns <= driver->epoch_ns ? 0 : (ns - driver->epoch_ns + TICK_NS - 1) / TICK_NS;
-}
-
-static uint64_t tick_to_ns(const struct fr_driver *driver, uint64_t tick)
-{
-    return tick > (UINT64_MAX - driver->epoch_ns) / TICK_NS ? UINT64_MAX : driver->epoch_ns + tick * TICK_NS;
-}
-
-uint64_t fr_driver_tick_after(const struct fr_driver *driver, uint64_t ns)
-{
-    return tick_to_ns(driver, tick_ceil(driver, ns));
-}
-
-bool fr_driver_sleep_arm(struct fr_driver *driver, struct fr_sleep *sleep, uint64_t deadline_ns, void *task)
-{
-    uint64_t tick = tick_ceil(driver, deadline_ns);
-    fr_mutex_lock(&driver->timer_lock);
-    atomic_store_explicit(&sleep->fired, false, memory_order_relaxed); /* its owner's: it is in no list yet */
-    fr_timer_init(&sleep->timer);
-    sleep->armed = fr_wheel_insert(&driver->wheel, &sleep->timer, tick);
-    sleep->task = task;
-    bool armed = sleep->armed;
-    bool kick = armed && tick_to_ns(driver, tick) < driver->sleeping; /* [D5] */
-    if (kick) {
-        driver->sleeping = tick_to_ns(driver, tick); /* one kick is enough for this deadline */
-    }
-    fr_mutex_unlock(&driver->timer_lock);
+    bool kick;
+    bool armed = fr_timers_arm(&driver->timers, home, sleep, deadline_ns, task, &kick);
     if (kick) {
         fr_driver_kick(driver);
     }
     return armed;
 }
 
-bool fr_driver_sleep_disarm(struct fr_driver *driver, struct fr_sleep *sleep)
+static int fire_batch(struct fr_driver *driver, uint32_t shard, uint64_t now_ns)
 {
-    fr_mutex_lock(&driver->timer_lock);
-    bool armed = sleep->armed;
-    if (armed) {
-        fr_wheel_remove(&driver->wheel, &sleep->timer);
-        sleep->armed = false;
-    }
-    fr_mutex_unlock(&driver->timer_lock);
-    return armed;
-}
-
-static uint64_t next_deadline_locked(struct fr_driver *driver)
-{
-    uint64_t tick = fr_wheel_next(&driver->wheel);
-    return tick == UINT64_MAX ? UINT64_MAX : tick_to_ns(driver, tick);
-}
-
-uint64_t fr_driver_next_deadline(struct fr_driver *driver)
-{
-    fr_mutex_lock(&driver->timer_lock);
-    uint64_t next = next_deadline_locked(driver);
-    fr_mutex_unlock(&driver->timer_lock);
-    return next;
-}
-
-/* Moves due timers' task references into `batch`; the fr_sleep belongs to its leaf again afterwards. */
-static int take_expired_locked(struct fr_driver *driver, uint64_t now_ns, void **batch)
-{
-    int n = 0;
-    if (fr_list_is_empty(&driver->expired) && next_deadline_locked(driver) <= now_ns) {
-        fr_wheel_advance(&driver->wheel, tick_floor(driver, now_ns), &driver->expired);
-    }
-    struct fr_timer *timer;
-    while (n < EXPIRE_BATCH && (timer = fr_timer_pop_expired(&driver->expired))) {
-        struct fr_sleep *sleep = (struct fr_sleep *)timer; /* its first member */
-        sleep->armed = false;
-        fr_prefetch(sleep->task, 1); /* it is woken when the batch is complete */
-        batch[n++] = sleep->task;
-        /* release, and last: pairs with fr_driver_sleep_fired() [D6] */
-        atomic_store_explicit(&sleep->fired, true, memory_order_release);
+    void *batch[FR_TIMERS_BATCH];
+    int n = fr_timers_take(&driver->timers, shard, now_ns, batch);
+    for (int i = 0; i < n; i++) {
+        driver->wake(driver->ctx, batch[i]);
     }
     return n;
 }
 
+int fr_driver_fire_shard(struct fr_driver *driver, uint32_t shard, uint64_t now_ns)
+{
+    int woken = 0, n = fr_timers_may_be_due(&driver->timers, shard, now_ns) ? FR_TIMERS_BATCH : 0;
+    while (n == FR_TIMERS_BATCH) {
+        n = fire_batch(driver, shard, now_ns);
+        woken += n;
+    }
+    return woken;
+}
+
 int fr_driver_fire_timers(struct fr_driver *driver, uint64_t now_ns)
 {
-    int woken = 0, n;
-    do {
-        void *batch[EXPIRE_BATCH];
-        fr_mutex_lock(&driver->timer_lock);
-        n = take_expired_locked(driver, now_ns, batch);
-        fr_mutex_unlock(&driver->timer_lock);
-        for (int i = 0; i < n; i++) {
-            driver->wake(driver->ctx, batch[i]);
+    int woken = 0;
+    for (uint32_t i = 0; i < driver->timers.nshards; i++) {
+        woken += fr_driver_fire_shard(driver, i, now_ns);
+    }
+    return woken;
+}
+
+/* What nobody attends to. Few of them: they are polled where they are fired, and cheapest where they were armed. */
+static int fire_others(struct fr_driver *driver, uint32_t own, uint64_t now_ns)
+{
+    struct fr_timers *timers = &driver->timers;
+    int woken = 0;
+    for (uint32_t i = 0; i < timers->nshards; i++) {
+        if (i == own || fr_timers_are_left(timers, i, now_ns)) {
+            continue;
+        }
+        int n = fire_batch(driver, i, now_ns);
+        if (n == FR_TIMERS_BATCH && driver->more) {
+            driver->more(driver->ctx, i);
         }
         woken += n;
-    } while (n == EXPIRE_BATCH);
+    }
     return woken;
 }
 
@@ -225,31 +179,20 @@ static void ring_alarm(struct fr_driver *driver)
     }
 }
 
-static void stop_sleeping(struct fr_driver *driver)
-{
-    fr_mutex_lock(&driver->timer_lock);
-    driver->sleeping = 0; /* [D5] */
-    fr_mutex_unlock(&driver->timer_lock);
-}
-
 /* Publishes until when we sleep [D5]; nanoseconds, -1: for ever. */
-static int64_t sleep_timeout(struct fr_driver *driver, int64_t timeout_ns)
+static int64_t begin_sleep(struct fr_driver *driver, int64_t timeout_ns)
 {
     if (timeout_ns == 0) {
         return 0;
     }
     uint64_t now = driver->now(driver->ctx);
     uint64_t limit = timeout_ns < 0 ? UINT64_MAX : now + (uint64_t)timeout_ns;
-    fr_mutex_lock(&driver->timer_lock);
+    uint64_t wake_at = fr_timers_begin_sleep(&driver->timers, limit);
     /* relaxed: the thread that pauses the clock is the one that drives */
-    bool frozen = atomic_load_explicit(&driver->frozen, memory_order_relaxed);
-    uint64_t next = frozen ? UINT64_MAX : next_deadline_locked(driver);
-    if (next < limit) {
-        limit = next;
+    if (atomic_load_explicit(&driver->frozen, memory_order_relaxed)) {
+        wake_at = limit;
     }
-    driver->sleeping = limit <= now ? 0 : limit;
-    fr_mutex_unlock(&driver->timer_lock);
-    uint64_t left = limit == UINT64_MAX ? UINT64_MAX : limit <= now ? 0 : limit - now + driver->grace_ns;
+    uint64_t left = wake_at == UINT64_MAX ? UINT64_MAX : wake_at <= now ? 0 : wake_at - now;
     uint64_t alarm = until_alarm(driver);
     if (alarm < left) {
         left = alarm;
@@ -421,21 +364,23 @@ static int dispatch_events(struct fr_driver *driver, const struct fr_poller_even
     return woken;
 }
 
-int fr_driver_turn(struct fr_driver *driver, int64_t timeout_ns)
+int fr_driver_turn(struct fr_driver *driver, uint32_t own, int64_t timeout_ns)
 {
     struct fr_poller_event events[MAX_EVENTS];
     int n = 0;
     if (timeout_ns != 0 || !fr_driver_has_no_io(driver)) { /* a system call per look is dear when nobody does I/O */
-        n = fr_poller_wait(&driver->poller, events, MAX_EVENTS, sleep_timeout(driver, timeout_ns));
+        n = fr_poller_wait(&driver->poller, events, MAX_EVENTS, begin_sleep(driver, timeout_ns));
         if (timeout_ns != 0) {
-            stop_sleeping(driver);
+            fr_timers_end_sleep(&driver->timers);
         }
     }
     ring_alarm(driver);
     /* relaxed: a heuristic for the watch */
     atomic_store_explicit(&driver->last_turn_ns, fr_clock_ns(), memory_order_relaxed);
     int woken = dispatch_events(driver, events, n);
-    woken += fr_driver_fire_timers(driver, driver->now(driver->ctx));
+    uint64_t now = driver->now(driver->ctx);
+    woken += fr_driver_fire_shard(driver, own, now);
+    woken += fire_others(driver, own, now);
     return n < 0 ? n : woken;
 }
 

@@ -1,12 +1,10 @@
 /* driver: poller and timers of one runtime, driven by exactly one thread at a time.
  *
- * THREADS    fr_driver_acquire/release: any. fr_driver_turn, grace_ns: the owner only. Everything else: any thread.
+ * THREADS    fr_driver_acquire/release: any. fr_driver_turn: the owner only. Everything else: any thread.
  * STATE      detached (no Python thread state held) for a turn that may sleep; otherwise either.
  * OWNERSHIP  an fr_io lives in type-stable memory: a stale event finds a valid fr_io whose generation
  *            differs. A waiter's task reference moves to the `wake` callback.
  * FIELDS     owner        CAS by any thread; acquire/release [D1]
- *            sleeping     under `timer_lock`: deadline (ns) until which the owner sleeps; 0: it does not sleep
- *            wheel        under `timer_lock`
  *            last_turn_ns owner writes, relaxed: read by the watch as a heuristic only
  *            io->ready    bits | tick<<8; the driver sets (release), readers clear by CAS with the tick they saw
  *            io->use      CLOSED, ORPHAN, CLAIM_*, and a count of system calls in progress; CAS by any thread
@@ -18,14 +16,12 @@
  *            D3 a waiter is stored under io->lock after looking at `ready` under the same lock; the driver sets
  *               `ready` and takes the waiters under it: no wake-up is lost.
  *            D4 the descriptor is closed only when CLOSED is set and no system call is in progress.
- *            D5 a timer inserted with an earlier deadline than `sleeping` kicks the eventfd, else nobody is woken.
+ *            D5 a timer that is due before the owner wakes by itself kicks the eventfd, else nobody is woken [TM1].
  *            D7 a file's request is counted in `files` from before it is submitted until its event was seen; `done` is
  *               set before its task is woken, and nothing of the request is touched after `done`.
- *            D6 `fired` is the last thing the driver writes into an fr_sleep, and before it wakes the task: whoever
- *               sees it owns the memory, and a task that was woken by it sees it.
- *            D8 who sleeps does so until `grace_ns` after the first timer is due, at the latest: for that long it leaves the
- *               timers to another thread that calls fr_driver_fire_timers() all the time. Never early, as before.
- * LOCKS      timer_lock, io->lock and slab->lock are leaves: nothing is called while one is held but list and wheel
+ *            D8 of another worker's timers a turn fires no more than a batch: they are cheapest where they were armed. If more are
+ *               due it says so, and their worker is woken for the rest, if it sleeps.
+ * LOCKS      io->lock and slab->lock are leaves: nothing is called while one is held but list and wheel
  *            functions and the poller's add and remove, whose own lock is innermost.
  * SHUTDOWN   fr_driver_destroy when no thread can take a turn any more and none of the runtime's own tasks waits; open
  *            fr_io stay valid (their slab lives on) and may still be closed. They become ORPHAN: nobody would ever wake
@@ -41,8 +37,8 @@
 
 #include "mutex.h"
 #include "poller.h"
+#include "timers.h"
 #include "waiter.h"
-#include "wheel.h"
 
 enum {
     FR_READY_READ = 1,
@@ -93,20 +89,15 @@ struct fr_driver {
     _Atomic uint64_t last_turn_ns;
     struct fr_poller poller;
     int evfd;
-    int interrupt_fd;                    /* drained by a turn, so that it interrupts once; -1: none */
-    bool interrupted;                    /* a turn has drained it; owner, who sets it back */
-    void (*wake)(void *ctx, void *task); /* takes over the reference; never called under a lock */
-    uint64_t (*now)(void *ctx);          /* the runtime's clock, which may be paused */
-    _Atomic uint64_t alarm_ns;           /* fr_clock_ns() at which wake(ctx, NULL) is called; 0: none; paused or not */
-    uint64_t grace_ns;                   /* owner; see [D8] */
-    _Atomic bool frozen;                 /* the clock is paused: timers do not limit a sleep; relaxed */
+    int interrupt_fd;                        /* drained by a turn, so that it interrupts once; -1: none */
+    bool interrupted;                        /* a turn has drained it; owner, who sets it back */
+    void (*wake)(void *ctx, void *task);     /* takes over the reference; never called under a lock */
+    void (*more)(void *ctx, uint32_t shard); /* more is due there than was fired [D8]; may be NULL */
+    uint64_t (*now)(void *ctx);              /* the runtime's clock, which may be paused */
+    _Atomic uint64_t alarm_ns; /* fr_clock_ns() at which wake(ctx, NULL) is called; 0: none; paused or not */
+    _Atomic bool frozen;       /* the clock is paused: timers do not limit a sleep; relaxed */
     void *ctx;
-
-    _Alignas(64) struct fr_mutex timer_lock;
-    struct fr_wheel wheel;
-    struct fr_node expired; /* taken from the wheel, not yet woken */
-    uint64_t sleeping;
-    uint64_t epoch_ns;
+    struct fr_timers timers;
 
     struct fr_io_slab *slab;
     _Atomic uint32_t files; /* requests of files under way; no lock, relaxed: a hint, and a limit [D7] */
@@ -119,28 +110,24 @@ struct fr_file_op {
     _Atomic bool done; /* the driver sets it (release) */
 };
 
-/* A pending sleep: `timer` is first so that the wheel's list leads back here. */
-struct fr_sleep {
-    struct fr_timer timer;
-    void *task;            /* for whom it was armed last; one reference while it is */
-    bool armed;            /* under timer_lock */
-    _Atomic bool fired;    /* set last: from then on the driver no longer knows this sleep [D6] */
-    _Atomic bool stepping; /* the leaf's own, in what would be padding */
-};
-
-/* 0 or -errno; the kernel may refuse io_uring, and then only that. */
-int fr_driver_init(struct fr_driver *driver, enum fr_poller_kind kind, void (*wake)(void *, void *),
+/* 0 or -errno; the kernel may refuse io_uring, and then only that. `nshards` of timers, see timers.h. */
+int fr_driver_init(struct fr_driver *driver, enum fr_poller_kind kind, uint32_t nshards, void (*wake)(void *, void *),
                    uint64_t (*now)(void *), void *ctx);
 void fr_driver_destroy(struct fr_driver *driver);
+
+/* A hint. */
+static inline bool fr_driver_is_taken(struct fr_driver *driver)
+{
+    return atomic_load_explicit(&driver->owner, memory_order_relaxed) != 0;
+}
 
 /* pairs with fr_driver_release() [D1] */
 static inline bool fr_driver_try_acquire(struct fr_driver *driver)
 {
     uint32_t expected = 0;
-    /* relaxed first look: it only saves a failing RMW on a shared line */
-    return atomic_load_explicit(&driver->owner, memory_order_relaxed) == 0 &&
-           atomic_compare_exchange_strong_explicit(&driver->owner, &expected, 1, memory_order_acquire,
-                                                   memory_order_relaxed);
+    /* the first look only saves a failing RMW on a shared line */
+    return !fr_driver_is_taken(driver) && atomic_compare_exchange_strong_explicit(
+                                              &driver->owner, &expected, 1, memory_order_acquire, memory_order_relaxed);
 }
 
 /* pairs with fr_driver_try_acquire() [D1] */
@@ -149,23 +136,21 @@ static inline void fr_driver_release(struct fr_driver *driver)
     atomic_store_explicit(&driver->owner, 0, memory_order_release);
 }
 
-/* One turn: timers that are due, then what the poller has. timeout_ns 0: do not sleep; < 0: until something happens.
- * Returns how many tasks were woken, or -errno (-EINTR included). */
-int fr_driver_turn(struct fr_driver *driver, int64_t timeout_ns);
+/* One turn: what the poller has, then timers that are due: all of the shard `own`, and a batch of each other that is not left to
+ * its worker [D8]. timeout_ns 0: do not sleep; < 0: until something happens. Returns how many tasks were woken, or -errno
+ * (-EINTR included). */
+int fr_driver_turn(struct fr_driver *driver, uint32_t own, int64_t timeout_ns);
 void fr_driver_kick(struct fr_driver *driver);
 /* Adds a pipe that only interrupts a sleep (the signal pipe); a turn empties it. */
 int fr_driver_add_interrupt(struct fr_driver *driver, int fd);
 
-/* Timers. `now`/deadlines are absolute ns of fr_clock_ns(). */
-bool fr_driver_sleep_arm(struct fr_driver *driver, struct fr_sleep *sleep, uint64_t deadline_ns, void *task);
-/* True if it was armed: the caller then owns the task reference again. */
-bool fr_driver_sleep_disarm(struct fr_driver *driver, struct fr_sleep *sleep);
-
-/* Whether its time has come. Needs no lock: who was woken by it sees it, and may free it then [D6]. */
-static inline bool fr_driver_sleep_fired(struct fr_sleep *sleep)
-{
-    return atomic_load_explicit(&sleep->fired, memory_order_acquire); /* pairs with take_expired_locked() */
-}
+/* Timers. `now`/deadlines are absolute ns of the clock given to fr_driver_init(). As in timers.h, and kicks who sleeps. */
+bool fr_driver_sleep_arm(struct fr_driver *driver, uint32_t home, struct fr_sleep *sleep, uint64_t deadline_ns,
+                         void *task);
+/* Fires what is due at `now_ns` in that shard; how many. Any thread. */
+int fr_driver_fire_shard(struct fr_driver *driver, uint32_t shard, uint64_t now_ns);
+/* The same in all of them. */
+int fr_driver_fire_timers(struct fr_driver *driver, uint64_t now_ns);
 
 /* Whether no descriptor is registered: the poller then has nothing to say. A hint. */
 static inline bool fr_driver_has_no_io(struct fr_driver *driver)
@@ -184,13 +169,6 @@ static inline bool fr_file_is_done(struct fr_file_op *op)
 {
     return atomic_load_explicit(&op->done, memory_order_acquire); /* pairs with finish_file() [D7] */
 }
-
-/* The first tick of the wheel that is not before `ns`, in ns. */
-uint64_t fr_driver_tick_after(const struct fr_driver *driver, uint64_t ns);
-/* Next deadline in ns, UINT64_MAX if none. */
-uint64_t fr_driver_next_deadline(struct fr_driver *driver);
-/* Fires what is due at `now_ns`; how many. Any thread: used by a turn, by who finds the driver taken, and by the paused clock. */
-int fr_driver_fire_timers(struct fr_driver *driver, uint64_t now_ns);
 
 /* Registers fd edge-triggered for both directions; `ready` is what it is assumed to be ready for until a system call or
  * epoll says otherwise. 0 or -errno. */

@@ -12,6 +12,9 @@
 
 enum { ASSUMED = FR_READY_READ | FR_READY_WRITE };
 
+/* Who drives here owns the first of them. */
+enum { OWN, OTHERS, SHARDS };
+
 /* A "task" here is an integer that counts its wake-ups. */
 typedef _Atomic uint32_t woken;
 
@@ -31,7 +34,7 @@ static uint64_t now(void *ctx)
 
 static void start(struct fr_driver *driver)
 {
-    CHECK_EQ(fr_driver_init(driver, kind, wake, now, NULL), 0);
+    CHECK_EQ(fr_driver_init(driver, kind, SHARDS, wake, now, NULL), 0);
     CHECK(fr_driver_try_acquire(driver));
     CHECK(!fr_driver_try_acquire(driver));
 }
@@ -40,6 +43,11 @@ static void stop(struct fr_driver *driver)
 {
     fr_driver_release(driver);
     fr_driver_destroy(driver);
+}
+
+static int turn(struct fr_driver *driver, int64_t timeout_ns)
+{
+    return fr_driver_turn(driver, OWN, timeout_ns);
 }
 
 static void make_pair(int fds[2])
@@ -55,15 +63,15 @@ static void test_timer_never_early(void)
     struct fr_sleep sleep = {.task = NULL};
     woken count = 0;
     start(&driver);
-    for (int ms = 1; ms <= 8; ms++) {
+    for (uint32_t ms = 1; ms <= 8; ms++) {
         uint64_t deadline = fr_clock_ns() + (uint64_t)ms * 1000000;
-        CHECK(fr_driver_sleep_arm(&driver, &sleep, deadline, &count));
-        while (!fr_driver_sleep_fired(&sleep)) {
-            CHECK(fr_driver_turn(&driver, -1) >= 0);
+        CHECK(fr_driver_sleep_arm(&driver, ms % SHARDS, &sleep, deadline, &count));
+        while (!fr_sleep_fired(&sleep)) {
+            CHECK(turn(&driver, -1) >= 0);
         }
         CHECK(fr_clock_ns() >= deadline);
         CHECK_EQ(count, ms);
-        CHECK(!fr_driver_sleep_disarm(&driver, &sleep));
+        CHECK(!fr_timers_disarm(&driver.timers, &sleep));
     }
     stop(&driver);
 }
@@ -74,17 +82,20 @@ static void test_disarmed_timer_does_not_fire(void)
     struct fr_sleep early = {.task = NULL}, late = {.task = NULL};
     woken first = 0, second = 0;
     start(&driver);
-    CHECK(!fr_driver_sleep_arm(&driver, &early, fr_clock_ns() - 5000000, &first)); /* due already */
-    CHECK(fr_driver_sleep_arm(&driver, &early, fr_clock_ns() + 2000000, &first));
-    CHECK(fr_driver_sleep_arm(&driver, &late, fr_clock_ns() + 6000000, &second));
-    CHECK(fr_driver_sleep_disarm(&driver, &early));
-    CHECK(!fr_driver_sleep_disarm(&driver, &early));
-    while (!fr_driver_sleep_fired(&late)) {
-        CHECK(fr_driver_turn(&driver, -1) >= 0);
+    CHECK(!fr_driver_sleep_arm(&driver, OWN, &early, fr_clock_ns() - 5000000, &first)); /* due already */
+    CHECK(fr_driver_sleep_arm(&driver, OWN, &early, fr_clock_ns() + 2000000, &first));
+    CHECK(fr_timers_disarm(&driver.timers, &early));
+    CHECK(fr_timers_next(&driver.timers) == UINT64_MAX);
+    CHECK(fr_driver_sleep_arm(&driver, OWN, &early, fr_clock_ns() + 2000000, &first));
+    CHECK(fr_driver_sleep_arm(&driver, OWN, &late, fr_clock_ns() + 6000000, &second));
+    CHECK(fr_timers_disarm(&driver.timers, &early));
+    CHECK(!fr_timers_disarm(&driver.timers, &early));
+    while (!fr_sleep_fired(&late)) {
+        CHECK(turn(&driver, -1) >= 0);
     }
     CHECK_EQ(first, 0);
     CHECK_EQ(second, 1);
-    CHECK(fr_driver_next_deadline(&driver) == UINT64_MAX);
+    CHECK(fr_timers_next(&driver.timers) == UINT64_MAX);
     stop(&driver);
 }
 
@@ -98,7 +109,7 @@ static void *arm_from_elsewhere(void *arg)
 {
     struct armer *armer = arg;
     usleep(2000);
-    CHECK(fr_driver_sleep_arm(armer->driver, armer->sleep, fr_clock_ns() + 1000000, armer->count));
+    CHECK(fr_driver_sleep_arm(armer->driver, OTHERS, armer->sleep, fr_clock_ns() + 1000000, armer->count));
     return NULL;
 }
 
@@ -113,27 +124,13 @@ static void test_earlier_deadline_wakes_the_sleeper(void)
     struct armer armer = {&driver, &sleep, &count};
     CHECK_EQ(pthread_create(&thread, NULL, arm_from_elsewhere, &armer), 0);
     while (count == 0) {
-        CHECK(fr_driver_turn(&driver, -1) >= 0); /* hangs (and alarm() ends it) if the kick is lost */
+        CHECK(turn(&driver, -1) >= 0); /* hangs (and alarm() ends it) if the kick is lost */
     }
     pthread_join(thread, NULL);
     stop(&driver);
 }
 
-static bool sleeps(struct fr_driver *driver)
-{
-    fr_mutex_lock(&driver->timer_lock);
-    bool sleeps = driver->sleeping != 0;
-    fr_mutex_unlock(&driver->timer_lock);
-    return sleeps;
-}
-
-static void *sleep_for_ever(void *arg)
-{
-    CHECK_EQ(fr_driver_turn(arg, -1), 0); /* kicked, it has woken nobody */
-    return NULL;
-}
-
-static _Atomic uint64_t set_time;
+static uint64_t set_time;
 
 static uint64_t time_that_was_set(void *ctx)
 {
@@ -141,51 +138,187 @@ static uint64_t time_that_was_set(void *ctx)
     return set_time;
 }
 
-/* [D8] while it sleeps with a grace another thread fires what is due. Its clock stands: however slow the machine, the timer is
- * ahead when it goes to sleep. */
-static void test_grace_leaves_timers_to_another(void)
+/* A timer in each shard, at the time that is returned; the clock stands before it. */
+static uint64_t arm_both(struct fr_driver *driver, struct fr_sleep sleeps[SHARDS], woken counts[SHARDS])
+{
+    driver->now = time_that_was_set;
+    uint64_t later = fr_clock_ns() + 1000000000; /* than any time that a test has set before */
+    set_time = later > set_time ? later : set_time + 1000000000;
+    uint64_t deadline = fr_timers_tick_after(&driver->timers, set_time + 1000000);
+    for (uint32_t i = 0; i < SHARDS; i++) {
+        counts[i] = 0;
+        CHECK(fr_driver_sleep_arm(driver, i, &sleeps[i], deadline, &counts[i]));
+    }
+    return deadline;
+}
+
+/* [TM3] what nobody attends to is fired by who drives; else a grace passes first, counted from when its worker was woken. */
+static void test_grace(void)
 {
     struct fr_driver driver;
-    struct fr_sleep sleep = {.task = NULL};
-    woken count = 0;
-    pthread_t thread;
+    struct fr_sleep sleeps[SHARDS] = {{.task = NULL}, {.task = NULL}};
+    woken counts[SHARDS];
     start(&driver);
-    driver.now = time_that_was_set;
-    driver.grace_ns = UINT64_C(50000000000);
-    set_time = fr_clock_ns();
-    uint64_t deadline = set_time + 1000000;
-    CHECK(fr_driver_sleep_arm(&driver, &sleep, deadline, &count));
-    CHECK_EQ(pthread_create(&thread, NULL, sleep_for_ever, &driver), 0);
-    while (!sleeps(&driver)) {
-        sched_yield();
-    }
-    usleep(10000); /* past its deadline, into the grace: without that it would be up by now */
-    CHECK(sleeps(&driver));
-    set_time = deadline + 1000000;
-    CHECK_EQ(fr_driver_fire_timers(&driver, set_time), 1);
-    CHECK(fr_driver_sleep_fired(&sleep));
-    CHECK_EQ(count, 1);
-    fr_driver_kick(&driver);
-    pthread_join(thread, NULL);
-    CHECK_EQ(count, 1);
+    set_time = arm_both(&driver, sleeps, counts);
+    CHECK_EQ(turn(&driver, 0), SHARDS);
+
+    uint64_t deadline = arm_both(&driver, sleeps, counts);
+    fr_timers_set_attended(&driver.timers, OWN, true); /* the caller's own is the caller's, whatever that says */
+    fr_timers_set_attended(&driver.timers, OTHERS, true);
+    set_time = deadline - 1;
+    CHECK_EQ(turn(&driver, 0), 0);
+    set_time = deadline;
+    CHECK_EQ(turn(&driver, 0), 1);
+    CHECK_EQ(counts[OWN], 1);
+    set_time = deadline + FR_GRACE_NS - 1;
+    CHECK_EQ(turn(&driver, 0), 0);
+    fr_timers_ask(&driver.timers, OTHERS, deadline + 10 * FR_GRACE_NS);
+    set_time = deadline + 11 * FR_GRACE_NS - 1;
+    CHECK_EQ(turn(&driver, 0), 0);
+    CHECK_EQ(counts[OTHERS], 0);
+    set_time++;
+    CHECK_EQ(turn(&driver, 0), 1);
+    CHECK_EQ(counts[OTHERS], 1);
     stop(&driver);
 }
 
-/* [D8] and where nobody does it fires them itself. */
-static void test_grace_ends(void)
+/* Who sleeps wakes for another's timers, too, at once or after their grace: hangs (and alarm() ends it) if not. */
+static void test_a_sleep_ends_for_others(void)
 {
     struct fr_driver driver;
     struct fr_sleep sleep = {.task = NULL};
     woken count = 0;
     start(&driver);
-    driver.grace_ns = 2000000;
-    uint64_t deadline = fr_clock_ns() + 1000000;
-    CHECK(fr_driver_sleep_arm(&driver, &sleep, deadline, &count));
-    while (!fr_driver_sleep_fired(&sleep)) {
-        CHECK(fr_driver_turn(&driver, -1) >= 0); /* hangs (and alarm() ends it) if it waits for the other */
+    for (uint32_t round = 1; round <= 4; round++) {
+        fr_timers_set_attended(&driver.timers, OTHERS, round % 2);
+        uint64_t deadline = fr_clock_ns() + 1000000;
+        CHECK(fr_driver_sleep_arm(&driver, OTHERS, &sleep, deadline, &count));
+        while (count < round) {
+            CHECK(turn(&driver, -1) >= 0);
+        }
+        CHECK(fr_clock_ns() >= deadline + (round % 2 ? FR_GRACE_NS : 0));
     }
-    CHECK(fr_clock_ns() >= deadline);
-    CHECK_EQ(count, 1);
+    stop(&driver);
+}
+
+/* Its worker fires what is in its shard while somebody goes to sleep, and arms again [TM1]: between two looks at more than a
+ * thousand shards there is time for that. */
+enum { CROWD = 1025, LAST = CROWD - 1, ROUND_NS = 10000000 };
+
+struct firer {
+    struct fr_timers timers;
+    _Atomic uint64_t round, fired;
+};
+
+static void *fire_meanwhile(void *arg)
+{
+    struct firer *self = arg;
+    void *batch[FR_TIMERS_BATCH];
+    for (uint64_t last = 0;;) {
+        uint64_t round = self->round;
+        if (round == UINT64_MAX) {
+            return NULL;
+        }
+        if (round != last) {
+            for (uint64_t spins = round * 7 % 400; spins; spins--) {
+                atomic_signal_fence(memory_order_seq_cst);
+            }
+            CHECK_EQ(fr_timers_take(&self->timers, LAST, round * ROUND_NS + ROUND_NS / 2, batch), 1);
+            self->fired = last = round;
+        } else {
+            sched_yield();
+        }
+    }
+}
+
+static void test_who_goes_to_sleep_hears_of_what_follows(struct check_env *env)
+{
+    static struct firer self;
+    pthread_t thread;
+    uint64_t until = fr_clock_ns() + env->stress_ns / 4;
+    self.round = self.fired = 0;
+    CHECK_EQ(fr_timers_init(&self.timers, CROWD, 0), 0);
+    CHECK_EQ(pthread_create(&thread, NULL, fire_meanwhile, &self), 0);
+    for (uint64_t round = 1; fr_clock_ns() < until; round++) {
+        struct fr_sleep first = {.task = NULL}, second = {.task = NULL};
+        uint64_t start = round * ROUND_NS, later = start + ROUND_NS / 2 + 2000000;
+        bool kick;
+        CHECK(fr_timers_arm(&self.timers, LAST, &first, start + ROUND_NS / 2, &first, &kick));
+        self.round = round;
+        uint64_t wake = fr_timers_begin_sleep(&self.timers, UINT64_MAX);
+        while (self.fired != round) {
+            sched_yield();
+        }
+        CHECK(fr_timers_arm(&self.timers, LAST, &second, later, &second, &kick));
+        CHECK(kick || wake <= later);
+        fr_timers_end_sleep(&self.timers);
+        CHECK(fr_timers_disarm(&self.timers, &second));
+    }
+    self.round = UINT64_MAX;
+    pthread_join(thread, NULL);
+    fr_timers_destroy(&self.timers);
+}
+
+static uint32_t more_in;
+
+static void note_more(void *ctx, uint32_t shard)
+{
+    (void)ctx;
+    more_in = shard;
+}
+
+/* Of a shard that is another's no more than a batch, and that is said. */
+static void test_no_more_than_a_batch_of_others(void)
+{
+    enum { MANY = 2 * FR_TIMERS_BATCH + 1 };
+    static struct fr_sleep sleeps[SHARDS][MANY];
+    struct fr_driver driver;
+    woken count = 0;
+    start(&driver);
+    driver.now = time_that_was_set;
+    driver.more = note_more;
+    set_time = fr_clock_ns();
+    for (uint32_t i = 0; i < MANY; i++) {
+        CHECK(fr_driver_sleep_arm(&driver, OWN, &sleeps[OWN][i], set_time + 1000000, &count));
+        CHECK(fr_driver_sleep_arm(&driver, OTHERS, &sleeps[OTHERS][i], set_time + 1000000, &count));
+    }
+    set_time += 2000000;
+    for (int turns = 0; turns < 3; turns++) {
+        more_in = SHARDS;
+        CHECK_EQ(turn(&driver, 0), turns == 0 ? MANY + FR_TIMERS_BATCH : turns == 1 ? FR_TIMERS_BATCH : 1);
+        CHECK_EQ(more_in, turns < 2 ? OTHERS : SHARDS);
+    }
+    CHECK_EQ(count, 2 * MANY);
+    stop(&driver);
+}
+
+/* A paused clock jumps to where the next timer says: there must be something to fire, however coarse the slot that it is in. */
+static void test_next_is_never_before_something_fires(struct check_env *env)
+{
+    struct fr_driver driver;
+    struct fr_sleep sleep = {.task = NULL}, other = {.task = NULL};
+    struct rng rng = {env->seed};
+    woken count = 0, never = 0;
+    start(&driver);
+    set_time = fr_clock_ns();
+    for (uint32_t round = 1; round <= 2000; round++) {
+        set_time += rng_below(&rng, UINT32_MAX) * (uint64_t)rng_below(&rng, 1000); /* up to 70 minutes */
+        uint64_t deadline = set_time + 1000000 + rng_below(&rng, UINT32_MAX) * (uint64_t)(1 + rng_below(&rng, 10));
+        CHECK(fr_driver_sleep_arm(&driver, round % SHARDS, &sleep, deadline, &count));
+        if (rng_below(&rng, 2)) { /* an earlier one that comes to nothing */
+            CHECK(fr_driver_sleep_arm(&driver, round % SHARDS, &other, deadline - 1000000, &never));
+            CHECK(fr_timers_disarm(&driver.timers, &other));
+        }
+        for (int jumps = 0; count < round; jumps++) {
+            uint64_t next = fr_timers_next(&driver.timers);
+            CHECK(next <= deadline + 1000000);
+            set_time = next > set_time ? next : set_time;
+            fr_driver_fire_timers(&driver, next);
+            CHECK(jumps < 10);
+        }
+        CHECK(set_time >= deadline);
+    }
+    CHECK_EQ(never, 0);
     stop(&driver);
 }
 
@@ -203,19 +336,20 @@ static void *timer_stress(void *arg)
     while (fr_clock_ns() < self->until) {
         struct fr_sleep sleep = {.task = NULL};
         woken count = 0;
+        uint32_t shard = rng_below(&self->rng, SHARDS);
         uint64_t deadline = fr_clock_ns() + rng_below(&self->rng, 3000000);
-        if (!fr_driver_sleep_arm(self->driver, &sleep, deadline, &count)) {
+        if (!fr_driver_sleep_arm(self->driver, shard, &sleep, deadline, &count)) {
             continue;
         }
         self->armed++;
         uint64_t patience = rng_below(&self->rng, 4000);
-        for (uint64_t i = 0; i < patience && !fr_driver_sleep_fired(&sleep); i++) {
+        for (uint64_t i = 0; i < patience && !fr_sleep_fired(&sleep); i++) {
             sched_yield();
         }
         if (rng_below(&self->rng, 4) == 0) {
-            fr_driver_fire_timers(self->driver, fr_clock_ns());
+            fr_driver_fire_shard(self->driver, rng_below(&self->rng, SHARDS), fr_clock_ns());
         }
-        if (fr_driver_sleep_disarm(self->driver, &sleep)) {
+        if (fr_timers_disarm(&self->driver->timers, &sleep)) {
             self->taken_back++;
             CHECK_EQ(count, 0);
         } else {
@@ -236,21 +370,68 @@ static void test_timer_stress(struct check_env *env)
     struct timer_thread threads[THREADS];
     pthread_t ids[THREADS];
     struct rng rng = {env->seed};
-    uint64_t until = fr_clock_ns() + env->stress_ns / 2;
+    uint64_t until = fr_clock_ns() + env->stress_ns / 4;
     start(&driver);
     for (int i = 0; i < THREADS; i++) {
         threads[i] = (struct timer_thread){.driver = &driver, .rng = {env->seed + 1 + (uint64_t)i}, .until = until};
         CHECK_EQ(pthread_create(&ids[i], NULL, timer_stress, &threads[i]), 0);
     }
     while (fr_clock_ns() < until + 20000000) {
-        driver.grace_ns = rng_below(&rng, 2) * 500000;
-        CHECK(fr_driver_turn(&driver, 1000000) >= 0);
+        fr_timers_set_attended(&driver.timers, OTHERS, rng_below(&rng, 2) == 0);
+        CHECK(turn(&driver, 1000000) >= 0);
     }
     for (int i = 0; i < THREADS; i++) {
         pthread_join(ids[i], NULL);
         CHECK_EQ(threads[i].armed, threads[i].fired + threads[i].taken_back);
         CHECK(threads[i].armed > 0);
     }
+    stop(&driver);
+}
+
+/* Each timer is earlier than the last, and none is due: who sleeps sleeps until the last one, or is about to be told [TM1]. */
+struct lone_armer {
+    struct fr_driver *driver;
+    struct rng rng;
+    uint64_t until;
+    _Atomic bool done;
+};
+
+static void *arm_alone(void *arg)
+{
+    struct lone_armer *self = arg;
+    struct fr_timers *timers = &self->driver->timers;
+    uint64_t deadline = fr_timers_tick_after(timers, fr_clock_ns() + UINT64_C(3600000000000));
+    woken never = 0;
+    for (uint32_t rounds = 0; fr_clock_ns() < self->until; rounds++) {
+        struct fr_sleep sleep = {.task = NULL};
+        for (uint32_t spins = rng_below(&self->rng, 3000); spins; spins--) {
+            atomic_signal_fence(memory_order_seq_cst); /* it is on its way back to sleep: meet it anywhere */
+        }
+        deadline -= 1000000;
+        CHECK(fr_driver_sleep_arm(self->driver, rounds % SHARDS, &sleep, deadline, &never));
+        uint64_t sleeping_until;
+        while (!(sleeping_until = timers->sleeping_until) || sleeping_until > deadline) {
+            sched_yield(); /* hangs (and alarm() ends it) if it was not told */
+        }
+        CHECK(fr_timers_disarm(timers, &sleep));
+    }
+    self->done = true;
+    fr_driver_kick(self->driver);
+    CHECK_EQ(never, 0);
+    return NULL;
+}
+
+static void test_no_kick_is_lost(struct check_env *env)
+{
+    struct fr_driver driver;
+    struct lone_armer armer = {.driver = &driver, .rng = {env->seed}, .until = fr_clock_ns() + env->stress_ns / 4};
+    pthread_t thread;
+    start(&driver);
+    CHECK_EQ(pthread_create(&thread, NULL, arm_alone, &armer), 0);
+    while (!armer.done) {
+        CHECK_EQ(turn(&driver, -1), 0);
+    }
+    pthread_join(thread, NULL);
     stop(&driver);
 }
 
@@ -272,14 +453,14 @@ static void test_readiness(void)
     CHECK_EQ(recv(fds[0], &byte, 1, 0), -1);
     fr_io_clear_all(io, seen, FR_DIR_READ);
     while (fr_io_is_ready(fr_io_ready(io), FR_DIR_READ)) { /* the first edge of the registration may come in between */
-        fr_driver_turn(&driver, 0);
+        turn(&driver, 0);
         fr_io_clear_all(io, fr_io_ready(io), FR_DIR_READ);
     }
     waiter.task = &count;
     CHECK(fr_io_wait(io, FR_DIR_READ, &waiter));
     CHECK_EQ(send(fds[1], "x", 1, 0), 1);
     while (count == 0) {
-        CHECK(fr_driver_turn(&driver, -1) >= 0);
+        CHECK(turn(&driver, -1) >= 0);
     }
     CHECK(!waiter.linked);
     CHECK(!fr_io_unwait(io, FR_DIR_READ, &waiter));
@@ -301,7 +482,7 @@ static void test_clear_loses_to_an_edge(void)
     CHECK_EQ(fr_io_open(&driver, fds[0], ASSUMED, &io), 0);
     uint32_t seen = fr_io_ready(io);
     CHECK_EQ(send(fds[1], "x", 1, 0), 1);
-    CHECK(fr_driver_turn(&driver, 0) >= 0);
+    CHECK(turn(&driver, 0) >= 0);
     fr_io_clear(io, seen, FR_DIR_READ);
     CHECK(fr_io_is_ready(fr_io_ready(io), FR_DIR_READ));
     fr_io_close(io);
@@ -372,11 +553,11 @@ static void test_nothing_assumed(void)
     CHECK_EQ(fr_io_open(&driver, fds[0], 0, &io), 0);
     CHECK(!fr_io_is_ready(fr_io_ready(io), FR_DIR_READ));
     CHECK(!fr_io_is_ready(fr_io_ready(io), FR_DIR_WRITE));
-    CHECK(fr_driver_turn(&driver, 0) >= 0);
+    CHECK(turn(&driver, 0) >= 0);
     CHECK(fr_io_is_ready(fr_io_ready(io), FR_DIR_WRITE));
     CHECK(!fr_io_is_ready(fr_io_ready(io), FR_DIR_READ));
     CHECK_EQ(send(fds[1], "x", 1, 0), 1);
-    CHECK(fr_driver_turn(&driver, 0) >= 0);
+    CHECK(turn(&driver, 0) >= 0);
     CHECK(fr_io_is_ready(fr_io_ready(io), FR_DIR_READ));
     fr_io_close(io);
     fr_io_release(io);
@@ -488,7 +669,7 @@ static void *drive(void *arg)
 {
     struct drive *self = arg;
     while (!self->stop) {
-        CHECK(fr_driver_turn(self->driver, 5000000) >= 0);
+        CHECK(turn(self->driver, 5000000) >= 0);
     }
     return NULL;
 }
@@ -534,8 +715,10 @@ static void test_all(struct check_env *env)
     test_timer_never_early();
     test_disarmed_timer_does_not_fire();
     test_earlier_deadline_wakes_the_sleeper();
-    test_grace_leaves_timers_to_another();
-    test_grace_ends();
+    test_grace();
+    test_a_sleep_ends_for_others();
+    test_no_more_than_a_batch_of_others();
+    test_next_is_never_before_something_fires(env);
     test_readiness();
     test_clear_loses_to_an_edge();
     test_close_and_claims();
@@ -544,6 +727,8 @@ static void test_all(struct check_env *env)
     test_io_outlives_driver();
     test_orphans();
     test_timer_stress(env);
+    test_no_kick_is_lost(env);
+    test_who_goes_to_sleep_hears_of_what_follows(env);
     test_no_edge_is_lost(env);
 }
 
