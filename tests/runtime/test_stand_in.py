@@ -11,7 +11,17 @@ from typing import Any
 
 import pytest
 from engine_support import build, drive_until_parked, occupy_all, threads_named, unique_name, wait_gone
-from support import PATIENCE, STOOD_IN_FOR, STOOD_IN_FOR_ON_EVERY_DRIVER, STRICT, Flavor, all_at_once, only, wait_until
+from support import (
+    PATIENCE,
+    STOOD_IN_FOR,
+    STOOD_IN_FOR_ON_EVERY_DRIVER,
+    STRICT,
+    Flavor,
+    all_at_once,
+    check_script,
+    only,
+    wait_until,
+)
 
 import freerun
 from freerun.sync import oneshot
@@ -35,6 +45,38 @@ def test_timers_go_on(rt: freerun.Runtime, flavor: Flavor) -> None:
     assert ticks == list(range(MANY))
     assert rt.metrics().stand_in_polls > 0
     release()
+
+
+COMPUTES_UNTIL_A_TIMER_FIRES = """
+import sys, threading, time
+import freerun
+
+began, fired = threading.Event(), threading.Event()
+
+async def fire():
+    began.set()
+    await freerun.time.sleep(0.01)
+    fired.set()
+
+async def main():
+    freerun.spawn(fire)
+    while not began.is_set():
+        await freerun.yield_now()
+    deadline = time.monotonic() + float(sys.argv[1])
+    while not fired.is_set() and time.monotonic() < deadline:
+        pass
+    print(fired.is_set())
+
+runtime = freerun.Builder().worker_threads(1).build()
+with runtime:
+    runtime.block_on(main)
+"""
+
+
+@pytest.mark.parametrize("env", [{}, {"PYTHON_GIL": "1"}])
+def test_a_timer_fires_beside_a_poll_that_computes(env: dict[str, str]) -> None:
+    """Also where the GIL is on, for which threads wait a while: that is no garbage collection."""
+    assert check_script(COMPUTES_UNTIL_A_TIMER_FIRES, str(PATIENCE / 2), env=env) == "True\n"
 
 
 @only(*STOOD_IN_FOR_ON_EVERY_DRIVER)

@@ -34,6 +34,8 @@ enum { AWAKE, ASLEEP, STOP };
 /* For so long. A stand-in beside a worker that spawns slows it down, as each then drops what the other has made; but timers
  * and connections shall not wait for longer than this, whatever a task does. */
 #define BRISK_MAX_NS 1000000000
+/* Who has pushed at such a rate in this poll may rest for so long: a page fault, or another process. */
+#define PAUSE_NS 3000000
 enum { IDLE_TICKS = 5 };
 
 struct seen {
@@ -176,7 +178,9 @@ static uint64_t stuck_ns(struct fr_worker *worker, struct seen *seen, uint64_t n
         seen->at_work_ns = now;
         seen->pushed = pushed;
     }
-    return now - seen->at_work_ns;
+    uint64_t stuck = now - seen->at_work_ns;
+    bool pauses = seen->at_work_ns != seen->since_ns && stuck < PAUSE_NS;
+    return pauses ? 0 : stuck;
 }
 
 static bool has_work(struct fr_worker *worker)
@@ -197,19 +201,43 @@ static void call_stand_in(struct fr_runtime *rt, PyThreadState *state)
     PyEval_SaveThread();
 }
 
-/* A garbage collection stops every thread while it lasts, and then nobody is stuck, and no stand-in could help. To attach
- * is to wait for its end. True: there was one. */
+#ifdef Py_GIL_DISABLED
+/* PYTHON_GIL=1, or an extension module that needs it. Attached. */
+static bool has_gil(void)
+{
+    PyObject *ask = PySys_GetObject("_is_gil_enabled"), *on = ask ? PyObject_CallNoArgs(ask) : NULL;
+    bool has = on != Py_False;
+    Py_XDECREF(on);
+    PyErr_Clear();
+    return has;
+}
+#endif
+
+/* A garbage collection stops every thread while it lasts, and then nobody is stuck, and nobody could help. To attach is to
+ * wait for its end. True: there was one. */
 static bool world_was_stopped(PyThreadState *state)
 {
 #ifdef Py_GIL_DISABLED
     uint64_t before = fr_clock_ns();
     PyEval_RestoreThread(state);
+    bool stopped = fr_clock_ns() - before > STOPPED_NS && !has_gil();
     PyEval_SaveThread();
-    return fr_clock_ns() - before > STOPPED_NS;
+    return stopped;
 #else
     (void)state;
     return false;
 #endif
+}
+
+/* They could not go on till now. Who is in one poll for very long is stuck all the same. */
+static void excuse(struct fr_runtime *rt, struct seen *seen)
+{
+    uint64_t now = fr_clock_ns();
+    for (uint32_t i = 0; i < rt->nqueues; i++) {
+        if (now - seen[i].since_ns < BRISK_MAX_NS) {
+            seen[i].at_work_ns = now;
+        }
+    }
 }
 
 /* Whether the stand-in is to poll: every worker is stuck. */
@@ -220,12 +248,17 @@ static bool all_stuck(struct fr_runtime *rt, struct seen *seen, PyThreadState *s
     }
     /* relaxed: only we write it */
     if (!atomic_load_explicit(&rt->all_stuck, memory_order_relaxed) && world_was_stopped(state)) {
-        for (uint32_t i = 0; i < rt->nqueues; i++) {
-            seen[i].at_work_ns = fr_clock_ns();
-        }
+        excuse(rt, seen);
         return false;
     }
     return true;
+}
+
+/* It is in a poll for too long, and was not at the last look. */
+static bool is_newly_stuck(struct fr_worker *worker, uint64_t stuck, uint64_t for_ns)
+{
+    /* relaxed: only we write it */
+    return stuck && for_ns < BRISK_MAX_NS && !atomic_load_explicit(&worker->stuck, memory_order_relaxed);
 }
 
 static void look_at_workers(struct fr_runtime *rt, struct seen *seen, PyThreadState *state)
@@ -240,6 +273,10 @@ static void look_at_workers(struct fr_runtime *rt, struct seen *seen, PyThreadSt
         long_stuck += i < rt->nworkers && stuck >= STUCK_NS;
         work += has_work(worker);
         atomic_store_explicit(&worker->look, true, memory_order_relaxed); /* see is_timed() in worker.c */
+        if (is_newly_stuck(worker, stuck, for_ns) && world_was_stopped(state)) {
+            excuse(rt, seen);
+            return; /* `now` is long ago: the next look tells */
+        }
         /* relaxed: a hint for thieves, see steal_lifo() */
         atomic_store_explicit(&worker->stuck, stuck > 0, memory_order_relaxed);
         if (stuck) {
@@ -264,14 +301,15 @@ static void look_at_workers(struct fr_runtime *rt, struct seen *seen, PyThreadSt
     }
 }
 
+/* Nobody drives, and nobody has looked at the driver for too long. */
 static bool unattended(struct fr_runtime *rt)
 {
     if (rt->current_thread && !atomic_load_explicit(&rt->core_taken, memory_order_relaxed)) {
         return false; /* nobody would run what the driver finds; relaxed: looked at again in the next tick */
     }
-    /* relaxed: heuristics; the acquire below decides */
+    /* relaxed: heuristics; who acquires the driver decides */
     uint64_t last = atomic_load_explicit(&rt->driver.last_turn_ns, memory_order_relaxed);
-    return fr_clock_ns() - last > UNATTENDED_NS && fr_driver_try_acquire(&rt->driver);
+    return fr_clock_ns() - last > UNATTENDED_NS && !fr_driver_is_taken(&rt->driver);
 }
 
 /* Drives until a worker asks for the driver back [V2]. */
@@ -327,7 +365,8 @@ static void watch_main(struct fr_runtime *rt, void *arg)
         idle = all_parked(rt) ? idle + 1 : 0;
         look_at_workers(rt, seen, state);
         fr_futurelock_look(rt, state);
-        if (unattended(rt)) {
+        /* After a collection the workers look first. */
+        if (unattended(rt) && !world_was_stopped(state) && fr_driver_try_acquire(&rt->driver)) {
             drive(rt, seen, state);
         }
         uint64_t before = activity(rt);
