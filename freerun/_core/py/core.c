@@ -667,7 +667,7 @@ static void set_fields(struct fr_runtime *rt, CoreObject *core, const struct con
     atomic_init(&rt->has_suspects, false);
     rt->nshards = rt->nworkers + 1;
     rt->hooks = own_hooks(&c->hooks);
-    rt->has_watch = rt->dirty = false;
+    rt->has_watch = rt->has_gil = rt->dirty = false;
     /* What fr_teardown() frees must be empty until build() has made it. */
     rt->workers = NULL;
     rt->shards = NULL;

@@ -31,7 +31,7 @@
  *            C4 a scope that was left is in the phase DONE and is not delivered. It may still be in a stack, if it was
  *               left from another line or task than its own, and is skipped there.
  *            C5 nothing is held back for ever: a shield that did so (`held`) wakes its task when it is one no more.
- * LOCKS      the critical section of the object; the driver's timer lock inside. Nothing is woken or dropped in it.
+ * LOCKS      the critical section of the object; a timer shard's inside. Nothing is woken or dropped in it.
  * SHUTDOWN   a task that ends lets go of what is still in its stack. The abort respects shields, the close() does not.
  * PROVED BY  tests/time/test_timeout_scope.py, tests/time/test_timeout_nested.py, tests/task/test_cancel_scope.py
  */

@@ -202,33 +202,6 @@ static void call_stand_in(struct fr_runtime *rt, PyThreadState *state)
 }
 
 #ifdef Py_GIL_DISABLED
-/* PYTHON_GIL=1, or an extension module that needs it. Attached. */
-static bool has_gil(void)
-{
-    PyObject *ask = PySys_GetObject("_is_gil_enabled"), *on = ask ? PyObject_CallNoArgs(ask) : NULL;
-    bool has = on != Py_False;
-    Py_XDECREF(on);
-    PyErr_Clear();
-    return has;
-}
-#endif
-
-/* A garbage collection stops every thread while it lasts, and then nobody is stuck, and nobody could help. To attach is to
- * wait for its end. True: there was one. */
-static bool world_was_stopped(PyThreadState *state)
-{
-#ifdef Py_GIL_DISABLED
-    uint64_t before = fr_clock_ns();
-    PyEval_RestoreThread(state);
-    bool stopped = fr_clock_ns() - before > STOPPED_NS && !has_gil();
-    PyEval_SaveThread();
-    return stopped;
-#else
-    (void)state;
-    return false;
-#endif
-}
-
 /* They could not go on till now. Who is in one poll for very long is stuck all the same. */
 static void excuse(struct fr_runtime *rt, struct seen *seen)
 {
@@ -240,6 +213,52 @@ static void excuse(struct fr_runtime *rt, struct seen *seen)
     }
 }
 
+/* PYTHON_GIL=1, or an extension module that needs it; it stays on then. Attached. */
+static bool gil_is_on(void)
+{
+    PyObject *ask = PySys_GetObject("_is_gil_enabled"), *on = ask ? PyObject_CallNoArgs(ask) : NULL;
+    bool is_on = on != Py_False;
+    Py_XDECREF(on);
+    PyErr_Clear();
+    return is_on;
+}
+#endif
+
+/* A garbage collection stops every thread while it lasts, and then nobody is stuck, and nobody could help. To attach is to
+ * wait for its end. True: that took long, and what was seen before is of no use any more. Whoever asks often must know an
+ * end, as something may collect all the time. */
+static bool was_held_up(struct fr_runtime *rt, struct seen *seen, PyThreadState *state)
+{
+#ifdef Py_GIL_DISABLED
+    if (rt->has_gil) {
+        return false;
+    }
+    uint64_t before = fr_clock_ns();
+    PyEval_RestoreThread(state);
+    bool took_long = fr_clock_ns() - before > STOPPED_NS;
+    rt->has_gil = took_long && gil_is_on();
+    PyEval_SaveThread();
+    if (took_long && !rt->has_gil) {
+        excuse(rt, seen);
+    }
+    return took_long;
+#else
+    (void)rt, (void)seen, (void)state;
+    return false;
+#endif
+}
+
+static bool may_be_excused(struct fr_runtime *rt, struct seen *seen)
+{
+    uint64_t now = fr_clock_ns();
+    for (uint32_t i = 0; i < rt->nworkers; i++) {
+        if (now - seen[i].since_ns < BRISK_MAX_NS) {
+            return true;
+        }
+    }
+    return false;
+}
+
 /* Whether the stand-in is to poll: every worker is stuck. */
 static bool all_stuck(struct fr_runtime *rt, struct seen *seen, PyThreadState *state, uint32_t long_stuck)
 {
@@ -247,11 +266,8 @@ static bool all_stuck(struct fr_runtime *rt, struct seen *seen, PyThreadState *s
         return false;
     }
     /* relaxed: only we write it */
-    if (!atomic_load_explicit(&rt->all_stuck, memory_order_relaxed) && world_was_stopped(state)) {
-        excuse(rt, seen);
-        return false;
-    }
-    return true;
+    return atomic_load_explicit(&rt->all_stuck, memory_order_relaxed) || !may_be_excused(rt, seen) ||
+           !was_held_up(rt, seen, state);
 }
 
 /* It is in a poll for too long, and was not at the last look. */
@@ -261,7 +277,8 @@ static bool is_newly_stuck(struct fr_worker *worker, uint64_t stuck, uint64_t fo
     return stuck && for_ns < BRISK_MAX_NS && !atomic_load_explicit(&worker->stuck, memory_order_relaxed);
 }
 
-static void look_at_workers(struct fr_runtime *rt, struct seen *seen, PyThreadState *state)
+/* False: it was held up, and the next look tells. */
+static bool look_at_workers(struct fr_runtime *rt, struct seen *seen, PyThreadState *state)
 {
     uint64_t now = fr_clock_ns();
     uint32_t long_stuck = 0, work = !fr_inject_is_empty(&rt->inject);
@@ -273,9 +290,8 @@ static void look_at_workers(struct fr_runtime *rt, struct seen *seen, PyThreadSt
         long_stuck += i < rt->nworkers && stuck >= STUCK_NS;
         work += has_work(worker);
         atomic_store_explicit(&worker->look, true, memory_order_relaxed); /* see is_timed() in worker.c */
-        if (is_newly_stuck(worker, stuck, for_ns) && world_was_stopped(state)) {
-            excuse(rt, seen);
-            return; /* `now` is long ago: the next look tells */
+        if (is_newly_stuck(worker, stuck, for_ns) && was_held_up(rt, seen, state)) {
+            return false;
         }
         /* relaxed: a hint for thieves, see steal_lifo() */
         atomic_store_explicit(&worker->stuck, stuck > 0, memory_order_relaxed);
@@ -299,20 +315,21 @@ static void look_at_workers(struct fr_runtime *rt, struct seen *seen, PyThreadSt
     if (all && work) {
         call_stand_in(rt, state);
     }
+    return true;
 }
 
-/* Nobody drives, and nobody has looked at the driver for too long. */
-static bool unattended(struct fr_runtime *rt)
+/* Nobody drives, and nobody has looked at the driver for longer than that. */
+static bool unattended(struct fr_runtime *rt, uint64_t ns)
 {
     if (rt->current_thread && !atomic_load_explicit(&rt->core_taken, memory_order_relaxed)) {
         return false; /* nobody would run what the driver finds; relaxed: looked at again in the next tick */
     }
     /* relaxed: heuristics; who acquires the driver decides */
     uint64_t last = atomic_load_explicit(&rt->driver.last_turn_ns, memory_order_relaxed);
-    return fr_clock_ns() - last > UNATTENDED_NS && !fr_driver_is_taken(&rt->driver);
+    return fr_clock_ns() - last > ns && !fr_driver_is_taken(&rt->driver);
 }
 
-/* Drives until a worker asks for the driver back [V2]. */
+/* Drives until a worker asks for the driver back [V2], or after a collection, when they shall look first. */
 static void drive(struct fr_runtime *rt, struct seen *seen, PyThreadState *state)
 {
     atomic_store_explicit(&rt->watch_release, 0, memory_order_relaxed); /* nobody can ask before the next line */
@@ -321,7 +338,9 @@ static void drive(struct fr_runtime *rt, struct seen *seen, PyThreadState *state
     /* acquire: pairs with reclaim_driver() */
     while (!atomic_load_explicit(&rt->watch_release, memory_order_acquire) && !stopping(rt)) {
         fr_turn(rt, rt->nworkers, DRIVE_SLICE_NS);
-        look_at_workers(rt, seen, state);
+        if (!look_at_workers(rt, seen, state)) {
+            break;
+        }
         fr_futurelock_look(rt, state);
         if (all_parked(rt)) { /* one of them shall drive; none asked, since it parked just before we took over */
             atomic_store_explicit(&rt->watch_release, 1, memory_order_relaxed);
@@ -365,9 +384,12 @@ static void watch_main(struct fr_runtime *rt, void *arg)
         idle = all_parked(rt) ? idle + 1 : 0;
         look_at_workers(rt, seen, state);
         fr_futurelock_look(rt, state);
-        /* After a collection the workers look first. */
-        if (unattended(rt) && !world_was_stopped(state) && fr_driver_try_acquire(&rt->driver)) {
-            drive(rt, seen, state);
+        if (unattended(rt, UNATTENDED_NS)) {
+            idle = 0; /* somebody has to, before we sleep without an end */
+            bool at_once = unattended(rt, BRISK_MAX_NS);
+            if ((at_once || !was_held_up(rt, seen, state)) && fr_driver_try_acquire(&rt->driver)) {
+                drive(rt, seen, state);
+            }
         }
         uint64_t before = activity(rt);
         if (idle >= IDLE_TICKS || fr_clock_ns() >= drain_at) {

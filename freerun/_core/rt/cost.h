@@ -9,10 +9,10 @@
  * share contend, and take twice as long, which looks like twice the backlog.
  *
  * Two numbers, in nanoseconds as rt/clock.h's ticks tell them. For each place that spawns an estimate, of the polls of its tasks:
- * a single outlier, which is a collection or another process as often as not, makes none long, not even for the moment that it
- * takes to be forgotten: after a collection there is more to queue than ever. And for each worker the sum of what is queued
- * with it: a task is counted with what was known of it when it was queued, and remembers that. What is unknown, or has been
- * long, is a backlog by itself.
+ * a single outlier, which is a collection or another process as often as not, makes none long, and one of a microsecond not
+ * even for the moment that it takes to be forgotten: after a collection there is more to queue than ever. And for each worker
+ * the sum of what is queued with it: a task is counted with what was known of it when it was queued, and remembers that. What
+ * is unknown, or has been long, is a backlog by itself.
  *
  * THREADS     fr_cost_get(), fr_backlog_is_worth(): any. fr_cost_learn(): any; two at once may lose a lesson. fr_backlog_*(): who owns
  *             the tasks, before it queues them and after it has taken them.

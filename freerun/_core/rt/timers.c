@@ -104,16 +104,16 @@ bool fr_timers_disarm(struct fr_timers *timers, struct fr_sleep *sleep)
 
 /* ---- firing ---- */
 
-/* No timer of the shard is due before. 0: others may help with what is left of the list of expired ones. Of two bounds the
- * later: a slot of a coarse level may begin long before its first timer, and the one that next_ns is of may be disarmed. It
- * never falls here: [TM1] is for who arms. */
+/* No timer of the shard is due before. What is left of the list of expired ones was due when next_ns said so, or later: others
+ * may help with it. Else of two bounds the later: a slot of a coarse level may begin long before its first timer, and the one
+ * that next_ns is of may be disarmed. It never falls here: [TM1] is for who arms. */
 static uint64_t bound_locked(const struct fr_timers *timers, const struct fr_timer_shard *shard)
 {
+    uint64_t hint = atomic_load_explicit(&shard->next_ns, memory_order_relaxed); /* it changes under the lock only */
     if (!fr_list_is_empty(&shard->expired)) {
-        return 0;
+        return hint;
     }
     uint64_t tick = fr_wheel_next(&shard->wheel), next = tick == UINT64_MAX ? UINT64_MAX : tick_to_ns(timers, tick);
-    uint64_t hint = atomic_load_explicit(&shard->next_ns, memory_order_relaxed); /* it changes under the lock only */
     return next > hint ? next : hint;
 }
 
@@ -141,7 +141,7 @@ int fr_timers_take(struct fr_timers *timers, uint32_t index, uint64_t now_ns, vo
         fr_wheel_advance(&shard->wheel, tick_floor(timers, now_ns), &shard->expired);
     }
     int n = take_expired_locked(shard, batch);
-    /* relaxed: later than it was, or there is something to do at once, which the caller does */
+    /* relaxed: no earlier than it was, so nobody has to be told */
     atomic_store_explicit(&shard->next_ns, bound_locked(timers, shard), memory_order_relaxed);
     fr_mutex_unlock(&shard->lock);
     return n;

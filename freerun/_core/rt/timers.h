@@ -12,17 +12,17 @@
  *             attended         a hint, relaxed: its worker looks at it all the time, or is about to. That worker; false: the watch,
  *                              too; true: who wakes it to look
  *             asked_ns         a hint, relaxed: when it was woken to look
- *             sleeping_until   who owns the driver sleeps, and wakes by itself no later than then; 0: nobody sleeps
+ *             sleeping_until   who owns the driver sleeps, and wakes by itself then, or a grace later [TM3]; 0: nobody sleeps
  *             sleep->home      its owner, who is the one that arms and disarms it
  *             sleep->armed     under the lock of the shard `home`
  * INVARIANTS  TM1 who arms a timer that is the wheel's first writes next_ns, then looks at sleeping_until; who goes to sleep
  *                 writes sleeping_until, then looks at every next_ns again; all four seq_cst. So one of them sees the other:
- *                 the sleeper sleeps no longer than that, or is kicked. Who kicks has lowered sleeping_until first, so that
+ *                 the sleeper wakes then, or a grace later, or is kicked. Who kicks has lowered sleeping_until first, so that
  *                 one kick does for later deadlines; whoever finds it lowered may rely on a kick that is on its way.
  *             TM2 `fired` is the last thing written into a sleep, and before its task is woken: whoever sees it owns the
  *                 memory, and a task that was woken by it sees it.
  *             TM3 a timer in a wheel that is attended is left to that worker for FR_GRACE_NS after it is due, or after that worker
- *                 was woken for it. Never early.
+ *                 was woken for it. Others that are due in that time may wait as long. Never early.
  * LOCKS       shard->lock is a leaf.
  * SHUTDOWN    destroy when nobody arms or disarms any more; what is armed then is forgotten.
  * PROVED BY   tests/test_driver.c, tests/time/

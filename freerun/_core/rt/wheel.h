@@ -4,7 +4,7 @@
  * from `elapsed` is digit l; its slot is that digit. When time reaches a slot of a level above 0, its timers move down
  * ("cascade"). Deadlines 2^36 ticks away or more wait at the top level and go round.
  *
- * THREADS     none of its own: every call is made under the driver's timer lock, also the handling of the expired list
+ * THREADS     none of its own: every call is made under its shard's lock (timers.h), also the handling of the expired list
  *             as long as fr_wheel_remove() may be called for a timer in it.
  * STATE       attached thread state: not needed; never blocks, never allocates.
  * OWNERSHIP   the wheel holds no reference; who embeds a timer removes it before the memory goes.
