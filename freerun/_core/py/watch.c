@@ -168,13 +168,19 @@ static bool same_poll(struct fr_worker *worker, struct seen *seen, uint64_t now,
     return (polls & 1) && *for_ns > 0;
 }
 
+/* It has not been in its poll for so long that nothing excuses it. */
+static bool is_young(const struct seen *seen, uint64_t now)
+{
+    return now - seen->since_ns < BRISK_MAX_NS;
+}
+
 /* For how long a worker that is in the same poll has been stuck. A slow one that pushes a task now and then is: what it
  * does in between is a call like any other. */
 static uint64_t stuck_ns(struct fr_worker *worker, struct seen *seen, uint64_t now)
 {
     uint32_t pushed = fr_queue_pushed(&worker->queue);
     bool brisk = (uint64_t)(pushed - seen->pushed) * BRISK_NS >= now - seen->at_work_ns;
-    if (brisk && now - seen->since_ns < BRISK_MAX_NS) {
+    if (brisk && is_young(seen, now)) {
         seen->at_work_ns = now;
         seen->pushed = pushed;
     }
@@ -207,7 +213,7 @@ static void excuse(struct fr_runtime *rt, struct seen *seen)
 {
     uint64_t now = fr_clock_ns();
     for (uint32_t i = 0; i < rt->nqueues; i++) {
-        if (now - seen[i].since_ns < BRISK_MAX_NS) {
+        if (is_young(&seen[i], now)) {
             seen[i].at_work_ns = now;
         }
     }
@@ -252,7 +258,7 @@ static bool may_be_excused(struct fr_runtime *rt, struct seen *seen)
 {
     uint64_t now = fr_clock_ns();
     for (uint32_t i = 0; i < rt->nworkers; i++) {
-        if (now - seen[i].since_ns < BRISK_MAX_NS) {
+        if (is_young(&seen[i], now)) {
             return true;
         }
     }
@@ -271,10 +277,10 @@ static bool all_stuck(struct fr_runtime *rt, struct seen *seen, PyThreadState *s
 }
 
 /* It is in a poll for too long, and was not at the last look. */
-static bool is_newly_stuck(struct fr_worker *worker, uint64_t stuck, uint64_t for_ns)
+static bool is_newly_stuck(struct fr_worker *worker, uint64_t stuck)
 {
     /* relaxed: only we write it */
-    return stuck && for_ns < BRISK_MAX_NS && !atomic_load_explicit(&worker->stuck, memory_order_relaxed);
+    return stuck && !atomic_load_explicit(&worker->stuck, memory_order_relaxed);
 }
 
 /* False: it was held up, and the next look tells. */
@@ -290,7 +296,7 @@ static bool look_at_workers(struct fr_runtime *rt, struct seen *seen, PyThreadSt
         long_stuck += i < rt->nworkers && stuck >= STUCK_NS;
         work += has_work(worker);
         atomic_store_explicit(&worker->look, true, memory_order_relaxed); /* see is_timed() in worker.c */
-        if (is_newly_stuck(worker, stuck, for_ns) && was_held_up(rt, seen, state)) {
+        if (is_newly_stuck(worker, stuck) && is_young(&seen[i], now) && was_held_up(rt, seen, state)) {
             return false;
         }
         /* relaxed: a hint for thieves, see steal_lifo() */

@@ -166,7 +166,7 @@ bool fr_timers_are_left(const struct fr_timers *timers, uint32_t index, uint64_t
 {
     const struct fr_timer_shard *shard = &timers->shards[index];
     uint64_t next = atomic_load_explicit(&shard->next_ns, memory_order_relaxed); /* looked at again under the lock */
-    return next > now_ns || left_until(shard, next) > now_ns;
+    return left_until(shard, next) > now_ns;
 }
 
 /* ---- sleeping ---- */
