@@ -183,7 +183,7 @@ void fr_pool_call_ends(struct fr_task *task)
     }
     struct fr_pool *pool = &task->rt->pool;
     self->rests_from = fr_clock_ns();
-    bool brief = self->rests_from - self->started < FR_SPIN_SHORT_NS;
+    bool brief = self->rests_from - self->started < FR_SPIN_NS;
     /* relaxed, all: a hint */
     if (brief != atomic_load_explicit(&pool->brief, memory_order_relaxed)) {
         atomic_store_explicit(&pool->brief, brief, memory_order_relaxed);

@@ -29,9 +29,11 @@
 #include <stdbool.h>
 #include <stdint.h>
 
-#define FR_SPIN_NS UINT64_C(20000)
-#define FR_SPIN_SHORT_NS \
-    UINT64_C(50000) /* a wait of this length, asleep, would have been a spin's but for the waking */
+/* What it takes to wake a thread on a CPU that sleeps is 25 us on a virtual machine. A spin that ends sooner does not
+ * meet whom it waits for where that one has to be woken itself: each would find the other asleep, every time. */
+#define FR_SPIN_NS UINT64_C(50000)
+/* A wait of this length, asleep, would have been a spin's but for the waking: of both, as a rule. */
+#define FR_SPIN_SHORT_NS UINT64_C(100000)
 
 enum { FR_SPIN_WORTH = 8, FR_SPIN_SURE = 16, FR_SPIN_DEBT_MIN = 8, FR_SPIN_DEBT_MAX = 256, FR_SPIN_LOOKS = 8 };
 
