@@ -40,6 +40,12 @@ async def yields(times: int) -> None:
         await freerun.yield_now()
 
 
+async def brief_waits(times: int) -> None:
+    """Each ends with a wake from a thread of the pool."""
+    for _ in range(times):
+        await freerun.spawn_blocking(time.sleep, 0.001)
+
+
 def start(*functions: Callable[[], object]) -> list[freerun.JoinHandle[None]]:
     """All of them from one place, so that one kind is what the others are."""
     return [freerun.spawn(call, function) for function in functions]
@@ -82,6 +88,14 @@ def test_what_waits_when_its_spawner_goes_on_for_long(rt: freerun.Runtime) -> No
                 await handle
 
     rt.block_on(main)
+
+
+@only(*SEVERAL)
+def test_a_lone_task_wakes_one_worker(rt: freerun.Runtime) -> None:
+    """Whoever it is: it finds no more than that, and leaves the others asleep. Before, it woke another, every time."""
+    calls = 200
+    rt.block_on(brief_waits(calls))
+    assert total(rt, "parks") < calls + calls // 2
 
 
 @only(*SEVERAL)

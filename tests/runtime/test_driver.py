@@ -82,6 +82,37 @@ def test_one_free_worker_is_enough(rt: freerun.Runtime, flavor: Flavor) -> None:
 
 
 @only(*STEALING)
+def test_who_is_woken_out_of_the_driver_leaves_it_to_another(rt: freerun.Runtime) -> None:
+    """To one that sleeps, at once, and not to the driver's thread after a while, however short the queues."""
+    rounds, by_workers = 30, 0
+
+    def turns() -> int:
+        return sum(worker.driver_turns for worker in rt.metrics().workers)
+
+    for _ in range(rounds):
+        release = threading.Event()
+        entered: list[int] = []
+        fired: list[int] = []
+
+        async def ticks(fired: list[int], release: threading.Event) -> None:
+            await freerun.time.sleep(0.005)
+            fired.append(turns())
+            release.set()
+
+        async def lasts(entered: list[int], release: threading.Event) -> None:
+            entered.append(turns())  # the one that brought this worker here is among them
+            assert release.wait(PATIENCE)
+
+        rt.block_on(freerun.time.sleep, 0.001)  # whom this wakes goes back to the driver, and is the next to be woken
+        handle = rt.spawn(ticks, fired, release)
+        wait_until(lambda handle=handle: "waiting" in repr(handle))
+        rt.spawn(lasts, entered, release).blocking_result(PATIENCE)
+        handle.blocking_result(PATIENCE)
+        by_workers += fired[0] > entered[0]
+    assert by_workers > 2 * rounds // 3
+
+
+@only(*STEALING)
 def test_hogs_come_and_go(rt: freerun.Runtime, flavor: Flavor) -> None:
     """The driver changes hands between workers and its thread, again and again, and no timer is lost."""
 

@@ -81,7 +81,6 @@ struct fr_worker {
     bool spilled_first; /* this time; see next_of_others() in worker.c */
     uint32_t drained;
     uint32_t moved; /* of the tasks that it runs next so many have come from another worker */
-    bool spun;      /* it found the work it is about to run by a spin, see leave_search() */
     bool in_driver; /* inside a turn: pushes neither notify nor use the LIFO slot */
     uint64_t rng;
     uint64_t turn_at_ticks; /* when the driver is due by time */

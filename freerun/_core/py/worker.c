@@ -403,11 +403,16 @@ uint32_t fr_random(struct fr_worker *worker)
     return (uint32_t)(worker->rng >> 16);
 }
 
+/* relaxed: a hint of the watch; the exchange in steal_lifo() settles who gets the task */
+static bool has_stuck_lifo(struct fr_worker *victim)
+{
+    return atomic_load_explicit(&victim->stuck, memory_order_relaxed) &&
+           atomic_load_explicit(&victim->lifo, memory_order_relaxed);
+}
+
 static void *steal_lifo(struct fr_worker *victim)
 {
-    /* relaxed: a hint of the watch; the exchange settles who gets the task */
-    if (!atomic_load_explicit(&victim->stuck, memory_order_relaxed) ||
-        !atomic_load_explicit(&victim->lifo, memory_order_relaxed)) {
+    if (!has_stuck_lifo(victim)) {
         return NULL;
     }
     fr_bias_visit(&victim->bias);
@@ -655,15 +660,21 @@ static bool is_set(struct fr_event *event)
 
 /* ---- running ---- */
 
+/* A worker that was woken out of the driver has left it to nobody, and may be long in the poll that comes now: then another
+ * one that sleeps shall sleep there. From then on the first sleeps elsewhere, and leaves nothing behind. */
+static bool needs_another(struct fr_runtime *rt)
+{
+    return !fr_driver_is_taken(&rt->driver) || fr_work_anywhere(rt);
+}
+
 static void leave_search(struct fr_worker *worker)
 {
     if (worker->searching) {
         worker->searching = false;
-        /* After a spin it looks, before it wakes somebody [I5]: else each brief call would wake a second worker. */
-        if (fr_idle_from_searching(&worker->rt->idle) && (!worker->spun || fr_work_anywhere(worker->rt))) {
+        /* It looks before it wakes somebody [I5]: else each wake for a lone task would be two. */
+        if (fr_idle_from_searching(&worker->rt->idle) && needs_another(worker->rt)) {
             fr_notify(worker->rt);
         }
-        worker->spun = false;
     }
 }
 
@@ -862,7 +873,7 @@ bool fr_work_anywhere(struct fr_runtime *rt)
         return true;
     }
     for (uint32_t i = 0; i < rt->nqueues; i++) {
-        if (has_backlog(&rt->workers[i], 1, FR_COST_WAKE_NS)) {
+        if (has_backlog(&rt->workers[i], 1, FR_COST_WAKE_NS) || has_stuck_lifo(&rt->workers[i])) {
             return true;
         }
     }
@@ -1143,7 +1154,6 @@ static bool spin_before_park(struct fr_worker *worker, struct fr_event *until)
         atomic_store_explicit(&rt->worker_spins, false, memory_order_relaxed);
     }
     PyEval_RestoreThread(state);
-    worker->spun = found;
     return found;
 }
 

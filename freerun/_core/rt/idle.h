@@ -2,10 +2,10 @@
  *
  * A worker is unparked or parked; an unparked one may be searching, that is, looking for work in other workers'
  * queues. The rules which keep wake-ups rare: whoever makes work wakes a worker only if nobody is searching; a searcher
- * that finds work wakes the next one when it was the last searcher; a worker that parks when no searcher is left looks
- * once more. (In Tokio only the last searcher does the latter. A worker that was refused the search then parks in the
- * belief that somebody searches, while all who did have found work; if that work is long, what is queued behind it waits
- * beside a sleeping worker. The model finds this, with -DSTUCK.)
+ * that finds work, and was the last, wakes the next one if there is more; a worker that parks when no searcher is left
+ * looks once more. (In Tokio only the last searcher does the latter. A worker that was refused the search then parks in
+ * the belief that somebody searches, while all who did have found work; if that work is long, what is queued behind it
+ * waits beside a sleeping worker. The model finds this, with -DSTUCK.)
  *
  * THREADS     any, except: to_parked, to_searching, from_searching for a worker's own index, by that worker.
  * STATE       attached thread state: allowed; the lock is held for a few instructions.
@@ -21,10 +21,10 @@
  *                 Let the load find no reason to wake: somebody searches, or nobody is parked. Consider the first
  *                 RMW of word after it, in the order of seq_cst, that leaves searching == 0. If it parks a worker,
  *                 that worker looks at every queue after it, hence after the pusher's store, and sees the item. If
- *                 it is a searcher's that found work, that worker then calls fr_idle_worker_to_notify(), a load
- *                 after the store again: so it wakes one that searches after the store, or else the argument starts
- *                 anew from there. A searcher that found work may as well look at every queue after the RMW, as one that
- *                 parks does, and call it only if it sees an item; what it found itself is not in a queue any more.
+ *                 it is a searcher's that found work, that worker looks at every queue after it as well. If the item is
+ *                 in none, somebody has taken it; else it calls fr_idle_worker_to_notify(), a load after the store
+ *                 again: so it wakes one that searches after the store, or else the argument starts anew from there.
+ *                 (Tokio does not look. Then who is woken for a lone task wakes another for nothing.)
  *                 It ends, since a worker can park only by an RMW that either leaves searching == 0,
  *                 and then it looks, or leaves another searcher, for whom the same holds.
  *                 As a consequence nothing that was pushed so waits in a queue while a worker sleeps, even if a poll never ends.
@@ -37,11 +37,10 @@
  *             I5  The caller's half of I2. After a push that another worker may have to run: worker_to_notify, and
  *                 unpark whom it returns, without fail (it is counted as searching until it says otherwise). After
  *                 fr_idle_to_parked() == true: look at all queues and the injector; if one is not empty, worker_to_notify.
- *                 After fr_idle_from_searching() == true: worker_to_notify, or first that look. After moving several items from the injector to
- *                 the own queue: worker_to_notify too, for between the two places they were in nobody's sight. After
- *                 waking: if
- *                 fr_idle_unpark_by_id() is true the worker is awake and not searching; if it is false it was
- *                 notified and *is* searching.
+ *                 After fr_idle_from_searching() == true: the same. After moving several items from the injector to the
+ *                 own queue: worker_to_notify too, for between the two places they were in nobody's sight. After waking:
+ *                 if fr_idle_unpark_by_id() is true the worker is awake and not searching; if it is false it was notified
+ *                 and *is* searching.
  * LOCKS       lock; innermost, nothing is called under it.
  * SHUTDOWN    every worker is unparked by its parker regardless of this; destroy after they have been joined.
  * PROVED BY   tests/test_idle_park.c, tests/model/idle.pml
@@ -133,7 +132,7 @@ static inline bool fr_idle_to_searching(struct fr_idle *idle)
     return true;
 }
 
-/* The worker found work. True if it was the last searcher: it must wake another [I5]. */
+/* The worker found work. True if it was the last searcher: it must look at every queue once more [I5]. */
 static inline bool fr_idle_from_searching(struct fr_idle *idle)
 {
     /* seq_cst pairs with fr_idle_should_wake() [I2] */

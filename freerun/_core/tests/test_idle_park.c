@@ -540,7 +540,7 @@ static void *worker_main(void *arg)
         }
         if (w->searching) {
             w->searching = false;
-            if (fr_idle_from_searching(&w->rt->idle)) {
+            if (fr_idle_from_searching(&w->rt->idle) && rt_has_work(w->rt)) {
                 rt_notify(w->rt);
             }
         }

@@ -17,10 +17,9 @@
  *   -DBUG_TOKIO_RECHECK       (with STUCK) only the last searcher does, as in Tokio; a worker which was refused the
  *                             search does not, though all searchers have found work meanwhile
  *   -DBUG_LOAD_BEFORE_STORE   the pusher looks for sleepers before it pushes
- *   -DBUG_NO_CHAIN            (with STUCK) the last searcher that finds work wakes nobody
+ *   -DBUG_NO_CHAIN            (with STUCK) the last searcher that finds work does not look for more, and wakes nobody
  *   -DBUG_NO_PULL_NOTIFY      (with STUCK) a worker that pulls several tasks from the injector wakes nobody
  *   -DBUG_LOST_UNPARK         the parker forgets a notification that comes before begin
- *   -DBUG_SPUN_NO_LOOK        (with STUCK, SPIN) the last searcher that finds work after a spin neither wakes nor looks
  *   -DBUG_SPIN_NO_RECHECK     (with SPIN) a worker that has spun in vain parks without looking again
  * -DSPURIOUS adds workers that wake by themselves (time-outs, driver events). -DSPIN adds the spin before a worker parks,
  * while a blocking call is under way (py/worker.c, spin_before_park()): whether there is one, how long the spin lasts and
@@ -155,7 +154,7 @@ inline look_everywhere()
 proctype worker(byte me)
 {
     byte i, rest, who = NONE;
-    bool last, search, found, spun, vain;
+    bool last, search, found, vain;
 
 again: /* own ring, then the injector */
     atomic {
@@ -217,19 +216,16 @@ got_task: /* leave_search() */
         }
 #ifndef BUG_NO_CHAIN
         if
-        :: last && !spun -> notify(who)
-#ifndef BUG_SPUN_NO_LOOK
-        :: last && spun ->
+        :: last ->
             look_everywhere();
             if
             :: found -> notify(who)
             :: else -> skip
             fi
-#endif
         :: else -> skip
         fi;
 #endif
-        spun = false
+        skip /* there is a statement, whatever is left out */
     :: else -> skip
     fi;
     atomic { /* the task runs, and may push another one here */
@@ -284,7 +280,6 @@ spin: /* spin_before_park() */
 #if WORKERS > 1
     spinning = false;
 #endif
-    spun = found;
     if
     :: found -> goto again
     :: else -> vain = true; goto park
