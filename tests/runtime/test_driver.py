@@ -82,7 +82,8 @@ def test_one_free_worker_is_enough(rt: freerun.Runtime, flavor: Flavor) -> None:
 
 
 @only(*STEALING)
-def test_who_is_woken_out_of_the_driver_leaves_it_to_another(rt: freerun.Runtime) -> None:
+@pytest.mark.parametrize("after", [0.0, 0.002], ids=["for a task from outside", "by a timer"])
+def test_who_is_woken_out_of_the_driver_leaves_it_to_another(rt: freerun.Runtime, after: float) -> None:
     """To one that sleeps, at once, and not to the driver's thread after a while, however short the queues."""
     rounds, by_workers = 30, 0
 
@@ -95,15 +96,17 @@ def test_who_is_woken_out_of_the_driver_leaves_it_to_another(rt: freerun.Runtime
         fired: list[int] = []
 
         async def ticks(fired: list[int], release: threading.Event) -> None:
-            await freerun.time.sleep(0.005)
+            await freerun.time.sleep(0.005 + after)
             fired.append(turns())
             release.set()
 
         async def lasts(entered: list[int], release: threading.Event) -> None:
+            if after:
+                await freerun.time.sleep(after)
             entered.append(turns())  # the one that brought this worker here is among them
             assert release.wait(PATIENCE)
 
-        rt.block_on(freerun.time.sleep, 0.001)  # whom this wakes goes back to the driver, and is the next to be woken
+        rt.block_on(freerun.time.sleep, 0.001)  # whom this wakes goes back to the driver, to be woken next
         handle = rt.spawn(ticks, fired, release)
         wait_until(lambda handle=handle: "waiting" in repr(handle))
         rt.spawn(lasts, entered, release).blocking_result(PATIENCE)

@@ -822,6 +822,17 @@ static void end_untimed_turn(struct fr_worker *worker, uint64_t *now)
     }
 }
 
+/* Before a poll that lasts, or may: if this worker has come from the driver, nobody drives meanwhile, and another one that
+ * sleeps shall do it. Who polls what is known to be short is back before that one would be there. */
+static void leave_driver(struct fr_worker *worker, const struct fr_task *task)
+{
+    struct fr_runtime *rt = worker->rt;
+    if (has_others(rt) && task->site && fr_cost_is_long(fr_cost_get(&task->site->cost)) &&
+        !fr_driver_is_taken(&rt->driver)) {
+        fr_notify(rt);
+    }
+}
+
 /* Runs a task, then what it put into the LIFO slot, within one budget and at most MAX_LIFO_POLLS times. What comes from that
  * slot is not timed by itself: it was in nobody's queue. */
 bool fr_worker_run_task(struct fr_worker *worker, struct fr_task *task, uint64_t *now)
@@ -829,6 +840,9 @@ bool fr_worker_run_task(struct fr_worker *worker, struct fr_task *task, uint64_t
     bool timed = is_timed(worker, task), moved = worker->moved > 0;
     worker->moved -= moved;
     leave_search(worker);
+    if (timed) { /* what may be long always is */
+        leave_driver(worker, task);
+    }
     begin_turn(worker, timed, now);
     uint64_t began = *now;
     fr_thread.descends = true;

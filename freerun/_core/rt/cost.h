@@ -69,10 +69,15 @@ static inline void fr_cost_set(struct fr_cost *cost, uint32_t ns)
     atomic_store_explicit(&cost->ns, ns, memory_order_relaxed);
 }
 
+static inline bool fr_cost_is_long(uint32_t cost)
+{
+    return cost == FR_COST_UNKNOWN || cost > FR_COST_LONG_NS;
+}
+
 /* What a task of that cost adds to a backlog: as much of it as another worker could take off. */
 static inline uint32_t fr_cost_share(uint32_t cost)
 {
-    if (cost == FR_COST_UNKNOWN || cost > FR_COST_LONG_NS) {
+    if (fr_cost_is_long(cost)) {
         return FR_COST_WAKE_NS + FR_COST_LONG_NS;
     }
     return cost > FR_COST_MOVE_NS ? cost - FR_COST_MOVE_NS : 0;
