@@ -96,6 +96,21 @@ async def test_a_look_that_fails() -> None:
 
 
 @every_flavor
+async def test_a_look_that_raises_stop_iteration() -> None:
+    """Which is no value, as little as in a coroutine."""
+    listeners = Listeners()
+
+    def look() -> int:
+        return next(iter(()))
+
+    for waits in (lambda: listeners.wait(look), lambda: freerun.spawn_blocking(listeners.block, look)):
+        with pytest.raises(RuntimeError, match="'look' raised StopIteration") as caught:
+            await waits()
+        assert isinstance(caught.value.__cause__, StopIteration)
+    assert len(listeners) == 0
+
+
+@every_flavor
 async def test_news_between_the_look_and_the_wait() -> None:
     """The look itself is when the news comes: one looks again."""
     listeners = Listeners()

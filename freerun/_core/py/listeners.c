@@ -49,12 +49,26 @@ static uint64_t epoch_of(struct fr_listeners *self)
     return atomic_load_explicit(&self->epoch, memory_order_acquire); /* pairs with wake_all() [LI1] */
 }
 
+/* In the step of an iterator it would be a result. As in a coroutine, PEP 479. */
+static void refuse_stop_iteration(void)
+{
+    PyObject *stop = PyErr_GetRaisedException();
+    PyErr_SetString(PyExc_RuntimeError, "the function 'look' raised StopIteration; let it return what it has found, or "
+                                        "PENDING, and raise another exception where there is an error");
+    PyObject *error = PyErr_GetRaisedException();
+    PyException_SetCause(error, Py_NewRef(stop));
+    PyException_SetContext(error, stop);
+    PyErr_SetRaisedException(error);
+}
+
 /* The look of who brings a Python function. */
 static PyObject *call(struct fr_module *mod, PyObject *function)
 {
     PyObject *found = PyObject_CallNoArgs(function);
     if (found == mod->pending) {
         Py_CLEAR(found);
+    } else if (!found && PyErr_ExceptionMatches(PyExc_StopIteration)) {
+        refuse_stop_iteration();
     }
     return found;
 }
@@ -344,7 +358,8 @@ static PyMethodDef listeners_methods[] = {
      "wait($self, look, /)\n--\n\n"
      "Await it to wait until `look()` returns something else than `PENDING`, and get that.\n\n"
      "`look` is an ordinary function. It is called at once, and again after each wake_all() until it has found "
-     "something;\nit may also be called for no reason. What it raises comes out of the await.\n\n"
+     "something;\nit may also be called for no reason. What it raises comes out of the await, StopIteration as the "
+     "cause of a RuntimeError.\n\n"
      "Cancel safety: a wait that is cancelled has not looked since it last found nothing. Thread safety: any task; "
      "each\nneeds an awaitable of its own. Tokio: poll_fn with Notify."},
     {"block", listeners_block, METH_O,
