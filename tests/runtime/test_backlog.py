@@ -99,6 +99,20 @@ def test_a_lone_task_wakes_one_worker(rt: freerun.Runtime) -> None:
 
 
 @only(*SEVERAL)
+def test_a_lone_task_wakes_one_worker_also_out_of_the_driver(rt: freerun.Runtime) -> None:
+    """Which the timer before has sent back there: nobody else is called into it for a task that is short."""
+
+    async def waits(times: int) -> None:
+        for _ in range(times):
+            await freerun.time.sleep(0.001)
+            await brief_waits(1)
+
+    rounds = 100
+    rt.block_on(waits(rounds))
+    assert total(rt, "parks") < 2 * rounds + rounds // 2
+
+
+@only(*SEVERAL)
 def test_long_ones_are_shared(rt: freerun.Runtime) -> None:
     """Each of them is run by some worker, all workers at once, before and after short ones."""
     workers = rt.metrics().num_workers

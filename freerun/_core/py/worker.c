@@ -660,19 +660,12 @@ static bool is_set(struct fr_event *event)
 
 /* ---- running ---- */
 
-/* A worker that was woken out of the driver has left it to nobody, and may be long in the poll that comes now: then another
- * one that sleeps shall sleep there. From then on the first sleeps elsewhere, and leaves nothing behind. */
-static bool needs_another(struct fr_runtime *rt)
-{
-    return !fr_driver_is_taken(&rt->driver) || fr_work_anywhere(rt);
-}
-
 static void leave_search(struct fr_worker *worker)
 {
     if (worker->searching) {
         worker->searching = false;
         /* It looks before it wakes somebody [I5]: else each wake for a lone task would be two. */
-        if (fr_idle_from_searching(&worker->rt->idle) && needs_another(worker->rt)) {
+        if (fr_idle_from_searching(&worker->rt->idle) && fr_work_anywhere(worker->rt)) {
             fr_notify(worker->rt);
         }
     }
@@ -822,14 +815,16 @@ static void end_untimed_turn(struct fr_worker *worker, uint64_t *now)
     }
 }
 
-/* Before a poll that lasts, or may: if this worker has come from the driver, nobody drives meanwhile, and another one that
- * sleeps shall do it. Who polls what is known to be short is back before that one would be there. */
-static void leave_driver(struct fr_worker *worker, const struct fr_task *task)
+/* Nobody drives, perhaps because this worker has just come from there, and the poll that comes now is long, or may be: if
+ * another worker sleeps, it is woken, finds nothing to do, and sleeps in the driver. Not before a poll that is known to be
+ * short, which is over by then; nor before one of a task without a site: of its kind nothing is ever known. */
+static void leave_driver(struct fr_worker *worker, const struct fr_task *task, uint64_t *now)
 {
     struct fr_runtime *rt = worker->rt;
     if (has_others(rt) && task->site && fr_cost_is_long(fr_cost_get(&task->site->cost)) &&
         !fr_driver_is_taken(&rt->driver)) {
         fr_notify(rt);
+        *now = fr_clock_ticks(); /* the wake is no part of the poll */
     }
 }
 
@@ -840,8 +835,8 @@ bool fr_worker_run_task(struct fr_worker *worker, struct fr_task *task, uint64_t
     bool timed = is_timed(worker, task), moved = worker->moved > 0;
     worker->moved -= moved;
     leave_search(worker);
-    if (timed) { /* what may be long always is */
-        leave_driver(worker, task);
+    if (timed) { /* as every task of a kind that is long, or unknown */
+        leave_driver(worker, task, now);
     }
     begin_turn(worker, timed, now);
     uint64_t began = *now;

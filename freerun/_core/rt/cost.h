@@ -109,7 +109,7 @@ static inline uint32_t fr_cost_next(uint32_t cost, uint64_t measured)
 static inline void fr_cost_learn(struct fr_cost *cost, uint64_t measured, uint32_t chance)
 {
     uint32_t old = fr_cost_get(cost);
-    bool usual = measured / 2 <= old && measured >= old / 2;
+    bool usual = old != FR_COST_UNKNOWN && measured / 2 <= old && measured >= old / 2;
     if (usual || (old > measured && chance > UINT32_MAX / FR_COST_SAMPLE)) {
         return;
     }

@@ -24,7 +24,8 @@
  *                 it is a searcher's that found work, that worker looks at every queue after it as well. If the item is
  *                 in none, somebody has taken it; else it calls fr_idle_worker_to_notify(), a load after the store
  *                 again: so it wakes one that searches after the store, or else the argument starts anew from there.
- *                 (Tokio does not look. Then who is woken for a lone task wakes another for nothing.)
+ *                 (Tokio does not look. Then who is woken for a lone task wakes another for nothing.) worker.c also looks
+ *                 at the LIFO slots of stuck workers, where the watch has let thieves in; nothing here rests on that.
  *                 It ends, since a worker can park only by an RMW that either leaves searching == 0,
  *                 and then it looks, or leaves another searcher, for whom the same holds.
  *                 As a consequence nothing that was pushed so waits in a queue while a worker sleeps, even if a poll never ends.

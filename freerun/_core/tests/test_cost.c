@@ -91,6 +91,9 @@ static void test_moved(void)
     CHECK(fr_cost_unmoved(FR_COST_MOVE_NS + 1000) == 1000);
     CHECK(fr_cost_unmoved(FR_COST_MOVE_NS) == 1);
     CHECK(fr_cost_unmoved(0) == 1);
+    struct fr_cost cost = {FR_COST_UNKNOWN}; /* of a kind that is never polled but so, and known after the first */
+    fr_cost_learn(&cost, fr_cost_unmoved(500), chance());
+    CHECK(fr_cost_get(&cost) == 1);
 }
 
 /* [C2]: up, down, never unknown again. */
