@@ -5,6 +5,7 @@
  * - a push looks at the idle word with a fence and a load, not an RMW, and only where others may have to take part;
  * - nobody is woken for, and nobody steals, what its own worker will have done in a moment: rt/cost.h;
  * - a worker takes some of what a busier one has queued even if it is not idle: balance();
+ * - who found work looks before it wakes another, and who goes into a long poll leaves the driver to another: leave_driver();
  * - before it parks, a worker with a brief blocking call under way, or mail due from another interpreter, spins for it: spin_before_park().
  *
  * The LIFO slot: the owner swaps tasks in and out; a thief takes one by exchange when the owner is stuck. A task in it
