@@ -714,15 +714,18 @@ static void *zeroed(size_t count, size_t size)
     return memory;
 }
 
+static int init_driver_of(struct fr_runtime *rt, enum fr_poller_kind kind)
+{
+    int err = fr_driver_init(&rt->driver, kind, rt->nworkers + 1, fr_driver_wake_task, driver_now, rt);
+    rt->driver.more = fr_driver_more_timers;
+    return err;
+}
+
 /* io_uring if that was asked for and the kernel allows it; metrics() tell what it came to. */
 static int init_driver(struct fr_runtime *rt, bool io_uring)
 {
-    int err = -ENOSYS;
-    if (io_uring) {
-        err = fr_driver_init(&rt->driver, FR_POLLER_IO_URING, rt->nworkers + 1, fr_driver_wake_task, driver_now, rt);
-    }
-    return err ? fr_driver_init(&rt->driver, FR_POLLER_EPOLL, rt->nworkers + 1, fr_driver_wake_task, driver_now, rt)
-               : 0;
+    int err = io_uring ? init_driver_of(rt, FR_POLLER_IO_URING) : -ENOSYS;
+    return err ? init_driver_of(rt, FR_POLLER_EPOLL) : 0;
 }
 
 /* 0 or -1 with an exception; fr_teardown() undoes a half-made one. */
@@ -745,7 +748,6 @@ static int build(struct fr_runtime *rt, const struct config *c)
         PyErr_SetFromErrno(PyExc_OSError);
         return -1;
     }
-    rt->driver.more = fr_driver_more_timers;
     atomic_store(&rt->driver.frozen, c->start_paused != 0);
     int32_t pieces = 0; /* for whom nobody would tell that it sleeps */
 #ifdef Py_GIL_DISABLED

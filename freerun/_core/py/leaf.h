@@ -196,6 +196,12 @@ void fr_leaf_forget(struct fr_worker *worker);
 PyObject *fr_leaf_self(PyObject *self);
 /* throw(): raises what a coroutine passes on to what it awaits; always NULL. */
 PyObject *fr_leaf_raise(PyObject *const *args, Py_ssize_t nargs);
+/* As `raise error from cause` has it. Both stay the caller's. */
+static inline void fr_error_set_cause(PyObject *error, PyObject *cause)
+{
+    PyException_SetCause(error, Py_NewRef(cause));
+    PyException_SetContext(error, Py_NewRef(cause));
+}
 /* An exception is set: the value of a StopIteration, or PYGEN_ERROR and NULL. */
 PySendResult fr_take_stop(PyObject **result);
 /* am_send on top of tp_iternext, for Python versions whose SEND goes through it. */

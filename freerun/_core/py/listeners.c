@@ -56,8 +56,8 @@ static void refuse_stop_iteration(void)
     PyErr_SetString(PyExc_RuntimeError, "the function 'look' raised StopIteration; let it return what it has found, or "
                                         "PENDING, and raise another exception where there is an error");
     PyObject *error = PyErr_GetRaisedException();
-    PyException_SetCause(error, Py_NewRef(stop));
-    PyException_SetContext(error, stop);
+    fr_error_set_cause(error, stop);
+    Py_DECREF(stop);
     PyErr_SetRaisedException(error);
 }
 

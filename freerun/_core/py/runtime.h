@@ -205,7 +205,7 @@ struct fr_runtime {
 
     /* Watch (driver thread). */
     bool has_watch;
-    bool has_gil;                   /* a free-threaded build's is on, as far as the watch knows, whose this is */
+    bool has_gil;                   /* a free-threaded build's is on, as far as the watch knows; only it asks */
     _Atomic uint32_t watch_word;    /* futex: 0 awake, 1 asleep, 2 stop */
     _Atomic bool watch_drives;      /* the watch owns the driver */
     _Atomic uint32_t drain_epoch;   /* the watch bumps it; a sleeper that sees a new one frees what others dropped */

@@ -326,8 +326,7 @@ PyObject *fr_timeout_error(double seconds, PyObject *cancelled)
     PyObject *error = message ? PyObject_CallOneArg(PyExc_TimeoutError, message) : NULL;
     Py_XDECREF(message);
     if (error) {
-        PyException_SetCause(error, Py_NewRef(cancelled));
-        PyException_SetContext(error, Py_NewRef(cancelled));
+        fr_error_set_cause(error, cancelled);
     }
     return error;
 }
