@@ -126,9 +126,12 @@ def test_cleanup_may_use_files(flavor: Flavor, tmp_path: Path) -> None:
         await until(lambda: bool(serving))
         return task
 
-    with flavor.builder().build() as rt:
-        task = rt.block_on(main)
-    assert (tmp_path / "done").read_bytes() == b"last words"
+    for _ in range(40):  # of two workers one in fourteen had its request cancelled, as the tasks were gone through
+        serving.clear()
+        with flavor.builder().build() as rt:
+            task = rt.block_on(main)
+        assert (tmp_path / "done").read_bytes() == b"last words"
+        (tmp_path / "done").unlink()
     with pytest.raises(freerun.JoinError):
         task.blocking_result()
 
